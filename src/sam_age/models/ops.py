@@ -1,0 +1,220 @@
+"""StyleGAN2's building blocks in plain PyTorch: any device, any float dtype, differentiable twice.
+
+Written from StyleGAN2 (Karras et al. 2020) so that parameters carry the names and scales of rosinality's
+state dicts. Modulated convolutions share one weight across the batch (scale the input, convolve once,
+scale the output): equal to the per-sample weights of eq. 1-3, without a grouped convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SQRT2 = math.sqrt(2)
+
+
+def fir_kernel(taps: Sequence[float], gain: float = 1.0) -> Tensor:
+    """Outer product of 1-D filter taps with itself, summing to `gain`: (K,) -> (K, K)."""
+    kernel = torch.tensor(taps, dtype=torch.float32)
+    kernel = kernel[:, None] * kernel[None, :]
+    return kernel * (gain / kernel.sum())
+
+
+def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
+    """Upsample with zeros, pad, convolve with an FIR kernel, subsample.
+
+    Args:
+        x: (N, C, H, W).
+        kernel: (KH, KW); a true convolution, so it is flipped.
+        up, down: integer factors.
+        pad: zeros before and after, the same on both axes; negative values crop.
+    Returns:
+        (N, C, H', W') with H' = (H up + pad[0] + pad[1] - KH) // down + 1.
+    """
+    channels, height, width = x.shape[1:]
+    if up > 1:
+        x = x[..., :, None, :, None]
+        x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1)).reshape(-1, channels, height * up, width * up)
+    if pad != (0, 0):
+        x = F.pad(x, (*pad, *pad))
+    kernel = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)
+    return F.conv2d(x, kernel, stride=down, groups=channels)
+
+
+def leaky_relu(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """sqrt(2) LeakyReLU(x + bias) with slope 0.2; bias (C,) goes to dimension 1 of x."""
+    if bias is not None:
+        x = x + bias.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
+    return F.leaky_relu(x, 0.2) * SQRT2
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    demodulate: bool = True,
+    up_kernel: Tensor | None = None,
+    down_kernel: Tensor | None = None,
+) -> Tensor:
+    """Convolve each sample with `weight` scaled by its style (StyleGAN2, eq. 1-3).
+
+    Args:
+        x: (N, I, H, W).
+        weight: (O, I, K, K), K odd, already at its runtime scale.
+        style: (N, I), one factor per input channel.
+        demodulate: rescale so that each output channel keeps unit expected variance.
+        up_kernel: FIR kernel (sum 4); doubles the resolution by transposed convolution and this blur.
+        down_kernel: FIR kernel (sum 1); blurs, then halves the resolution.
+    Returns:
+        (N, O, H, W), doubled or halved as asked.
+    """
+    style = style.to(torch.promote_types(style.dtype, torch.float32))
+    gain = None
+    if demodulate:
+        power = weight.to(style.dtype).square().sum((2, 3))  # (O, I): the kernel's taps share one style
+        with torch.autocast(x.device.type, enabled=False):
+            gain = torch.rsqrt(style.square() @ power.T + 1e-8)
+        if x.dtype == torch.float16:  # keep x * style in range; demodulation undoes it
+            peak = style.abs().amax(1, keepdim=True).clamp_min(1e-8)
+            style, gain = style / peak, gain * peak
+    x = x * style[:, :, None, None].to(x.dtype)
+    weight = weight.to(x.dtype)
+    size = weight.shape[-1]
+    if up_kernel is not None:
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        # the transposed convolution leaves 2H + size - 2 rows; the blur trims them to 2H
+        excess = (up_kernel.shape[0] - 2) - (size - 1)
+        x = upfirdn2d(x, up_kernel, pad=((excess + 1) // 2 + 1, excess // 2 + 1))
+    elif down_kernel is not None:
+        x = upfirdn2d(x, down_kernel, pad=down_padding(down_kernel, size))
+        x = F.conv2d(x, weight, stride=2)
+    else:
+        x = F.conv2d(x, weight, padding=size // 2)
+    return x if gain is None else x * gain[:, :, None, None].to(x.dtype)
+
+
+def down_padding(kernel: Tensor, conv_size: int) -> tuple[int, int]:
+    """Zeros around the blur so that a stride-2, unpadded convolution gives exactly half the size."""
+    total = (kernel.shape[0] - 2) + (conv_size - 1)
+    return (total + 1) // 2, total // 2
+
+
+class PixelNorm(nn.Module):
+    """Scale each latent to unit mean square: (N, D) -> (N, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with equalised learning rate: the stored weight is unit normal / lr_mul.
+
+    It always runs at the precision of its weights, autocast or not: it makes styles, whose rounding
+    would scale whole feature maps.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, bias_init: float = 0.0, lr_mul: float = 1.0, activate: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_mul)
+        self.bias = nn.Parameter(torch.full((out_dim,), float(bias_init)))
+        self.scale, self.lr_mul, self.activate = lr_mul / math.sqrt(in_dim), lr_mul, activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.linear(x.to(self.weight.dtype), self.weight * self.scale)
+            bias = self.bias * self.lr_mul
+            return leaky_relu(x, bias) if self.activate else x + bias
+
+
+class EqualConv2d(nn.Module):
+    """Convolution with equalised learning rate: unit-normal weights, scaled at run time."""
+
+    def __init__(
+        self, in_channels: int, channels: int, size: int, stride: int = 1, padding: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, in_channels, size, size))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.scale, self.stride, self.padding = 1 / math.sqrt(in_channels * size**2), stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * self.scale).to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
+
+
+class FusedLeakyReLU(nn.Module):
+    """Per-channel bias, LeakyReLU 0.2, gain sqrt(2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leaky_relu(x, self.bias)
+
+
+class Blur(nn.Module):
+    """FIR low-pass filter with fixed padding; `gain` 4 makes up for zeros inserted before it."""
+
+    def __init__(self, taps: Sequence[float], pad: tuple[int, int] = (0, 0), gain: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("kernel", fir_kernel(taps, gain))
+        self.pad = pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upfirdn2d(x, self.kernel, pad=self.pad)
+
+
+class Upsample(nn.Module):
+    """Double the resolution with an FIR filter."""
+
+    def __init__(self, taps: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("kernel", fir_kernel(taps, gain=4.0))
+        excess = self.kernel.shape[0] - 2
+        self.pad = ((excess + 1) // 2 + 1, excess // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upfirdn2d(x, self.kernel, up=2, pad=self.pad)
+
+
+class ModulatedConv2d(nn.Module):
+    """Style -> modulated convolution; `resample` is None, "up" or "down"."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        size: int,
+        style_dim: int,
+        *,
+        demodulate: bool = True,
+        resample: str | None = None,
+        taps: Sequence[float] = (1, 3, 3, 1),
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, channels, in_channels, size, size))
+        self.modulation = EqualLinear(style_dim, in_channels, bias_init=1.0)
+        self.scale = 1 / math.sqrt(in_channels * size**2)
+        self.demodulate, self.resample = demodulate, resample
+        if resample is not None:  # only its kernel is used: it is a state-dict entry of the authors' files
+            self.blur = Blur(taps, gain=4.0 if resample == "up" else 1.0)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x: (N, I, H, W), w: (N, style_dim) -> (N, O, H, W), doubled or halved as built."""
+        return modulated_conv2d(
+            x,
+            self.weight[0] * self.scale,
+            self.modulation(w),
+            demodulate=self.demodulate,
+            up_kernel=self.blur.kernel if self.resample == "up" else None,
+            down_kernel=self.blur.kernel if self.resample == "down" else None,
+        )
