@@ -1,0 +1,209 @@
+"""Every term of SAM's objective, and their weighted sum.
+
+Source: SAM (Alaluf et al. 2021), section 3.3, with the weights and details of the authors' published run.
+All terms are computed on 256-pixel images in [-1, 1], at float32 or better whatever precision made them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam_age.models.age import AgeNet
+from sam_age.models.identity import IdentityNet, face_crop
+from sam_age.models.perceptual import PerceptualNet
+
+
+def identity_weight(source_age: Tensor, target_age: Tensor) -> Tensor:
+    """How firmly to hold on to identity: 1 at the same age, 0.5 a century away.
+
+    Args:
+        source_age: estimated age of the input face, shape (N,), years.
+        target_age: requested age, shape (N,), years.
+    Returns:
+        Weight of each face's identity loss, shape (N,), in [0.5, 1].
+
+    Source: SAM (Alaluf et al. 2021), weighted identity loss.
+
+    >>> identity_weight(torch.tensor([30., 0.]), torch.tensor([30., 100.]))
+    tensor([1.0000, 0.5000])
+    """
+    gap = (target_age - source_age).abs() / 100
+    return 0.75 + 0.25 * torch.cos(torch.pi * gap)
+
+
+def age_loss(predicted_age: Tensor, target_age: Tensor) -> Tensor:
+    """Mean squared error of ages (N,) in centuries: ((predicted - target) / 100)^2.
+
+    >>> age_loss(torch.tensor([30., 60.]), torch.tensor([40., 60.]))
+    tensor(0.0050)
+    """
+    return F.mse_loss(predicted_age / 100, target_age / 100)
+
+
+def w_norm(w_plus: Tensor, latent_avg: Tensor) -> Tensor:
+    """Mean distance of codes (N, n_styles, D) from the average latent, over all styles at once.
+
+    >>> w_norm(torch.full((2, 1, 4), 3.), torch.ones(1, 4))
+    tensor(4.)
+    """
+    return torch.linalg.vector_norm(w_plus - latent_avg, dim=(1, 2)).mean()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Undo autocast's half precision; float32 and float64 stay as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the losses need to know of the input faces; computed once a step, without gradients."""
+
+    faces: Tensor  # (N, 3, 256, 256) in [-1, 1]
+    age: Tensor  # (N,) years, by the age network
+    identity: Tensor | None  # (N, D) unit embeddings
+    features: list[Tensor] | None  # perceptual features of the whole face
+    crop_features: list[Tensor] | None  # and of the identity crop
+
+
+class AgingLosses(nn.Module):
+    """The weighted sum of SAM's terms.
+
+    Args:
+        age_net: faces -> ages in years, differentiable, frozen.
+        identity_net: faces -> unit embeddings; may be None when `identity` is 0.
+        perceptual_net: LPIPS or its like; may be None when all three lpips weights are 0.
+        l2, lpips: weights on the whole face in passes that keep the age, and in the cycle.
+        l2_aging, lpips_aging: the same in passes that change the age.
+        l2_crop, lpips_crop: weights on the identity crop, in every pass.
+        identity, age, w_norm: weights of the other terms.
+        weighted_identity: relax identity with the age gap (`identity_weight`).
+
+    A term whose weight is 0 is not computed. The defaults are the paper's run.
+    """
+
+    def __init__(
+        self,
+        age_net: AgeNet,
+        identity_net: IdentityNet | None = None,
+        perceptual_net: PerceptualNet | None = None,
+        *,
+        l2: float = 0.25,
+        l2_aging: float = 0.25,
+        l2_crop: float = 1.0,
+        lpips: float = 0.1,
+        lpips_aging: float = 0.1,
+        lpips_crop: float = 0.6,
+        identity: float = 0.1,
+        age: float = 5.0,
+        w_norm: float = 0.005,
+        weighted_identity: bool = True,
+    ) -> None:
+        super().__init__()
+        weights = {
+            "l2": l2,
+            "l2_aging": l2_aging,
+            "l2_crop": l2_crop,
+            "lpips": lpips,
+            "lpips_aging": lpips_aging,
+            "lpips_crop": lpips_crop,
+            "identity": identity,
+            "age": age,
+            "w_norm": w_norm,
+        }
+        if negative := [name for name, weight in weights.items() if weight < 0]:
+            raise ValueError(f"Loss weights cannot be negative: {', '.join(negative)}.")
+        if identity and identity_net is None:
+            raise ValueError(f"The identity loss has weight {identity} but there is no identity_net.")
+        if (lpips or lpips_aging or lpips_crop) and perceptual_net is None:
+            raise ValueError("The lpips losses have weights but there is no perceptual_net.")
+        self.weights = weights
+        self.weighted_identity = weighted_identity
+        self.age_net = age_net.requires_grad_(False).eval()
+        self.identity_net = identity_net.requires_grad_(False).eval() if identity else None
+        uses_lpips = lpips or lpips_aging or lpips_crop
+        self.perceptual_net = perceptual_net.requires_grad_(False).eval() if uses_lpips else None
+
+    def train(self, mode: bool = True) -> AgingLosses:
+        """The judges stay in eval mode: their statistics are not ours to change."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def describe(self, faces: Tensor) -> Source:
+        """Age, identity and features of the input faces (N, 3, 256, 256): once a step."""
+        weights, net = self.weights, self.perceptual_net
+        whole = net is not None and (weights["lpips"] or weights["lpips_aging"])
+        crop = net is not None and weights["lpips_crop"]
+        return Source(
+            faces=faces,
+            age=at_least_float32(self.age_net(faces)),
+            identity=None if self.identity_net is None else at_least_float32(self.identity_net(faces)),
+            features=net.features(faces) if whole else None,
+            crop_features=net.features(face_crop(faces)) if crop else None,
+        )
+
+    def forward(
+        self,
+        images: Tensor,
+        w_plus: Tensor,
+        source: Source,
+        target_age: Tensor,
+        *,
+        latent_avg: Tensor,
+        aging: bool,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective for one pass, against the source faces.
+
+        Args:
+            images: (N, 3, 256, 256), what SAM made of the faces.
+            w_plus: (N, n_styles, D), the codes they were made from.
+            source: what `describe` found in the input faces.
+            target_age: (N,) years.
+            latent_avg: (n_styles, D).
+            aging: whether this pass changes the age (which selects `l2_aging` and `lpips_aging`).
+        Returns:
+            loss, a scalar; and its terms before weighting, detached, with `identity_similarity` (mean
+            cosine to the source) and `age_error` (mean absolute error, years) for the log.
+        """
+        images = at_least_float32(images)
+        weights = self.weights
+        l2_weight, lpips_weight = (
+            (weights["l2_aging"], weights["lpips_aging"]) if aging else (weights["l2"], weights["lpips"])
+        )
+        weighted: list[Tensor] = []
+        terms: dict[str, Tensor] = {}
+
+        def add(name: str, weight: float, value: Tensor) -> None:
+            weighted.append(weight * value)
+            terms[name] = value.detach()
+
+        if l2_weight:
+            add("l2", l2_weight, F.mse_loss(images, source.faces))
+        if weights["l2_crop"]:
+            add("l2_crop", weights["l2_crop"], F.mse_loss(face_crop(images), face_crop(source.faces)))
+        if lpips_weight:
+            features = self.perceptual_net.features(images)
+            add("lpips", lpips_weight, self.perceptual_net.distance(features, source.features).mean())
+        if weights["lpips_crop"]:
+            features = self.perceptual_net.features(face_crop(images))
+            distance = self.perceptual_net.distance(features, source.crop_features)
+            add("lpips_crop", weights["lpips_crop"], distance.mean())
+        if weights["identity"]:
+            similarity = (at_least_float32(self.identity_net(images)) * source.identity).sum(1)
+            firmness = identity_weight(source.age, target_age) if self.weighted_identity else 1.0
+            add("identity", weights["identity"], (firmness * (1 - similarity)).mean())
+            terms["identity_similarity"] = similarity.detach().mean()
+        if weights["age"]:
+            predicted_age = at_least_float32(self.age_net(images))
+            add("age", weights["age"], age_loss(predicted_age, target_age))
+            terms["age_error"] = (predicted_age.detach() - target_age).abs().mean()
+        if weights["w_norm"]:
+            add("w_norm", weights["w_norm"], w_norm(at_least_float32(w_plus), latent_avg))
+        if not weighted:
+            raise ValueError("Every loss weight is 0: there is nothing to learn from.")
+        loss = torch.stack(weighted).sum()
+        terms["loss"] = loss.detach()
+        return loss, terms
