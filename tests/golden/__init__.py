@@ -149,7 +149,7 @@ def assert_matches(case: Case, got: Mapping[str, Any], factor: float = 1.0) -> N
         raise AssertionError(f"{case.name}: nothing was compared.")
     if not all(row.ok for row in rows):
         lines = (
-            f"  {'ok ' if row.ok else 'OFF'} {row.output}: error {row.error:.3g}, tolerance {row.tolerance:.3g}"
+            f"  {'ok ' if row.ok else 'OFF'} {row.output}: error {row.error:.3g}, allowed {row.tolerance:.3g}"
             for row in rows
         )
         raise AssertionError("\n".join([f"{case.name} does not match the golden numbers:", *lines]))

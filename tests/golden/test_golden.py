@@ -27,7 +27,7 @@ def test_every_case_has_its_inputs_and_outputs(name):
 
 def test_a_wrong_number_is_named_with_its_error_and_tolerance():
     case = GOLDEN["w_norm"]
-    with pytest.raises(AssertionError, match=r"OFF offset: error 0\.[0-9]+, tolerance 1e-05"):
+    with pytest.raises(AssertionError, match=r"OFF offset: error 0\.[0-9]+, allowed 1e-05"):
         assert_matches(case, {"offset": case.expected("offset") * 1.01})
     with pytest.raises(AssertionError, match="shape"):
         assert_matches(case, {"offset": np.zeros((2,))})
