@@ -1,0 +1,1 @@
+"""What watches a training run without taking part in it."""

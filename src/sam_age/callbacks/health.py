@@ -1,0 +1,58 @@
+"""Is the run alive: images per second, memory, and a stop when the loss is no longer a number."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Logs `speed/images_per_second` over all ranks and, on CUDA, `speed/peak_memory_gib` of this rank.
+
+    Measured between two lines of the log, which is where the host waits for the device anyway.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since, self._step = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        steps = trainer.global_step - self._step
+        if steps < trainer.log_every_n_steps:
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        now = time.perf_counter()
+        images = steps * len(batch["faces"]) * trainer.world_size
+        values = {"speed/images_per_second": images / (now - self._since)}
+        if pl_module.device.type == "cuda":
+            values["speed/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        self._since, self._step = now, trainer.global_step
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since, self._step = time.perf_counter(), trainer.global_step  # validation is not training time
+
+
+class StopOnNaN(Callback):
+    """Ends the run when the loss is NaN or infinite, before a checkpoint of it replaces a good one.
+
+    Looked at once every `log_every_n_steps`, so that no step waits for the host.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
+        loss = trainer.callback_metrics.get("loss")
+        if loss is not None and not torch.isfinite(loss):
+            raise RuntimeError(
+                f"The loss is {loss.item()} at step {trainer.global_step}. The last good weights are in "
+                "checkpoints/last.ckpt; try trainer.precision=32-true or a lower optimizer.lr."
+            )

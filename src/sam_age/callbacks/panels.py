@@ -1,0 +1,81 @@
+"""Pictures of a run's progress: input, aged and recovered faces with the ages read and asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from sam_age.sheets import sheet, to_images
+
+
+class AgingPanels(Callback):
+    """Ages the same few validation faces at every validation and shows them to all loggers.
+
+    Args:
+        folder: PNGs go here as step_<step>.png, whatever the logger.
+        faces: rows of the panel.
+        target_ages: years; row i is asked for the i-th, going round.
+    """
+
+    def __init__(
+        self, folder: str, faces: int = 4, target_ages: tuple[float, ...] = (10, 30, 60, 85)
+    ) -> None:
+        self.folder, self.faces, self.target_ages = Path(folder), faces, tuple(target_ages)
+
+    @torch.no_grad()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        loaders = trainer.val_dataloaders
+        loader = loaders[0] if isinstance(loaders, list) else loaders
+        dataset = loader.dataset
+        count = min(self.faces, len(dataset))
+        pixels = torch.stack([torch.as_tensor(dataset[i]["faces"]) for i in range(count)])
+        faces = pixels.to(pl_module.device).float() / 127.5 - 1
+        image = draw_panel(pl_module, faces, self.target_ages)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step_{trainer.global_step:07d}.png"
+        image.save(path)
+        for logger in trainer.loggers:
+            log_image(logger, "panels/validation", image, trainer.global_step)
+
+
+def draw_panel(module: LightningModule, faces: Tensor, target_ages: tuple[float, ...]) -> Image.Image:
+    """One row a face: input, aged, recovered. faces: (N, 3, 256, 256) in [-1, 1]."""
+    losses = module.losses
+    targets = torch.tensor(
+        [target_ages[i % len(target_ages)] for i in range(len(faces))], device=faces.device
+    )
+    targets = targets.float()
+    source = losses.describe(faces)
+    with module.best_weights() as sam:
+        aged = sam(faces, targets)
+        back = sam(aged, source.age)
+    columns = []
+    for name, images, asked in (("aged", aged, targets), ("recovered", back, source.age)):
+        found = losses.describe(images)
+        captions = [
+            f"{name}: asked {want:.0f}, read {got:.0f}"
+            for want, got in zip(asked.tolist(), found.age.tolist(), strict=True)
+        ]
+        if source.identity is not None:
+            similarity = (found.identity * source.identity).sum(1).tolist()
+            captions = [f"{c}\nsimilarity {s:.2f}" for c, s in zip(captions, similarity, strict=True)]
+        columns.append(list(zip(to_images(images), captions, strict=True)))
+    inputs = [f"input: read {age:.0f}" for age in source.age.tolist()]
+    columns.insert(0, list(zip(to_images(faces), inputs, strict=True)))
+    return sheet(list(zip(*columns, strict=True)))
+
+
+def log_image(logger: Logger, key: str, image: Image.Image, step: int) -> None:
+    """Show a picture in a logger that shows pictures; the CSV logger does not."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(key, pil_to_tensor(image), step)
+    elif hasattr(logger, "log_image"):  # WandbLogger, without importing wandb for the others
+        logger.log_image(key, [image], step=step)

@@ -1,0 +1,91 @@
+"""What every `sam-*` Hydra app shares: config mistakes and bad input end in one clear line, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from sam_age.config import CONF_DIR
+from sam_age.errors import InputError
+
+BAD_INPUT = 2
+
+
+def hydra_app(config_name: str, task: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """The console script `sam-<config_name>`: composes conf/<config_name>.yaml and runs `task` on it.
+
+    A mistyped key, a missing value or an InputError is printed as one line on stderr and ends the process
+    with exit code 2; anything else is a bug and keeps its traceback.
+    """
+    name = f"sam-{config_name}"
+    run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(task)
+
+    def main() -> None:
+        # Hydra would print its own report and leave with code 1; let errors through to us instead.
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        try:
+            run()
+        except InputError as error:
+            _stop(name, str(error))
+        except MissingMandatoryValue as error:
+            key = error.full_key or "a value"
+            _stop(name, f"{key} is needed: {name} {key}=... ({name} --help shows examples)")
+        except (HydraException, OmegaConfBaseException) as error:
+            _stop(name, _explain(str(error), config_name))
+        except KeyboardInterrupt:
+            _stop(name, "interrupted", code=130)
+
+    return main
+
+
+def _stop(name: str, message: str, code: int = BAD_INPUT) -> None:
+    print(f"{name}: {_one_line(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _explain(message: str, config_name: str) -> str:
+    """Hydra's complaint in one line, with the nearest key that does exist."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|See http)", line)]
+    text = " ".join(lines)
+    wrong = re.search(r"Could not override '([^']+)'", text)
+    if wrong and (near := _nearest(wrong.group(1), config_name)):
+        text += f" Did you mean {near}?"
+    return text
+
+
+def _nearest(key: str, config_name: str) -> str | None:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        known = list(_keys(compose(config_name)))
+    by_tail = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+    if near := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
+        return near[0]
+    tail = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(by_tail), n=1, cutoff=0.75)
+    return by_tail[tail[0]] if tail else None
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in OmegaConf.to_container(config, resolve=False).items() if not prefix else config.items():
+        name = f"{prefix}{key}"
+        yield name
+        if isinstance(value, dict):
+            yield from _keys(value, f"{name}.")

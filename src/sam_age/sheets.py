@@ -1,0 +1,58 @@
+"""Side-by-side sheets: rows of faces with a caption under each, as pictures people look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Cell = tuple[Image.Image, str]
+"""A picture and its caption; the caption may hold line breaks."""
+
+_MARGIN = 4  # pixels
+
+
+def to_images(faces: Tensor) -> list[Image.Image]:
+    """(N, 3, H, W) in [-1, 1], clipped -> N RGB pictures. Rounds to the nearest of the 256 levels."""
+    levels = ((faces.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return [Image.fromarray(level) for level in levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size -> (N, 3, H, W) in [-1, 1], float32."""
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def sheet(rows: Sequence[Sequence[Cell]], cell: int = 256) -> Image.Image:
+    """Lay rows of captioned pictures out on white.
+
+    Args:
+        rows: each a sequence of (picture, caption); rows may differ in length.
+        cell: side of each picture on the sheet, pixels.
+    """
+    if not rows or not any(rows):
+        raise ValueError("A sheet needs at least one picture.")
+    font = ImageFont.load_default(size=max(10, cell // 16))
+    lines = max(caption.count("\n") + 1 if caption else 0 for row in rows for _, caption in row)
+    line_height = sum(font.getmetrics()) + 1
+    row_height = cell + lines * line_height + _MARGIN
+    columns = max(len(row) for row in rows)
+    size = (columns * (cell + _MARGIN) + _MARGIN, len(rows) * (row_height + _MARGIN) + _MARGIN)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for r, row in enumerate(rows):
+        top = _MARGIN + r * (row_height + _MARGIN)
+        for c, (picture, caption) in enumerate(row):
+            left = _MARGIN + c * (cell + _MARGIN)
+            fitted = picture.convert("RGB")
+            if fitted.size != (cell, cell):
+                fitted = fitted.resize((cell, cell), Image.Resampling.LANCZOS)
+            canvas.paste(fitted, (left, top))
+            for number, line in enumerate(caption.split("\n")):
+                y = top + cell + 2 + number * line_height
+                draw.text((left + cell / 2, y), line, fill="black", font=font, anchor="ma")
+    return canvas

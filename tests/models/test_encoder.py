@@ -1,0 +1,67 @@
+"""The pSp encoder against the authors' numbers, and small encoders of the same class."""
+
+import pytest
+import torch
+
+from sam_age.models.encoder import GradualStyleEncoder
+from tests.golden import Golden, assert_matches, fill_module, manifest
+
+TINY = {"style_dim": 16, "widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1), "tower_width": 8}
+
+
+@torch.no_grad()
+def test_encoder_matches_the_authors_codes_and_feature_maps() -> None:
+    case = Golden()["encoder18"]
+    encoder = fill_module(GradualStyleEncoder().eval(), prefix="encoder.")
+    x = case.tensors()["x"]
+    c3, p2, p1 = encoder.pyramid(x)
+    assert_matches(case, {"codes": encoder(x), "c3": c3, "p2": p2, "p1": p1})
+
+
+@pytest.mark.parametrize(
+    ("file", "prefix", "channels", "styles"),
+    [("sam1024", "encoder.", 4, 18), ("sam1024", "pretrained_encoder.", 3, 18), ("sam64", "encoder.", 4, 10)],
+)
+def test_state_dict_keys_are_the_authors(file: str, prefix: str, channels: int, styles: int) -> None:
+    listed = manifest(file)["state_dict"]
+    want = {k.removeprefix(prefix): v[0] for k, v in listed.items() if k.startswith(prefix)}
+    with torch.device("meta"):
+        encoder = GradualStyleEncoder(channels, styles)
+    assert {k: list(v.shape) for k, v in encoder.state_dict().items()} == want
+
+
+def test_a_small_encoder_is_the_same_class_with_other_numbers() -> None:
+    encoder = GradualStyleEncoder(3, 14, widths=(24, 48, 96, 128), depths=(2, 2, 3, 2), tower_width=64)
+    assert sum(p.numel() for p in encoder.parameters()) < 8e6
+    with torch.no_grad():
+        assert encoder.eval()(torch.zeros(1, 3, 256, 256)).shape == (1, 14, 512)
+
+
+@pytest.mark.parametrize("image_size", [64, 128])
+def test_the_input_size_is_adjustable(image_size: int) -> None:
+    encoder = GradualStyleEncoder(3, 8, image_size=image_size, **TINY)
+    assert encoder(torch.zeros(2, 3, image_size, image_size)).shape == (2, 8, 16)
+
+
+def test_another_input_size_is_refused_not_reshaped() -> None:
+    encoder = GradualStyleEncoder(3, 8, **TINY)
+    with pytest.raises(ValueError, match=r"\(N, 3, 256, 256\), not \(1, 3, 512, 512\)"):
+        encoder(torch.zeros(1, 3, 512, 512))
+
+
+def test_the_encoder_compiles_without_graph_breaks() -> None:
+    encoder = GradualStyleEncoder(3, 8, image_size=64, **TINY).eval()
+    explanation = torch._dynamo.explain(encoder)(torch.zeros(1, 3, 64, 64))
+    assert explanation.graph_break_count == 0
+    torch._dynamo.reset()
+
+
+def test_codes_stay_float32_under_autocast() -> None:
+    encoder = GradualStyleEncoder(3, 8, **TINY).eval()
+    x = torch.randn(1, 3, 256, 256)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got = encoder(x)
+    assert got.dtype == torch.float32
+    with torch.no_grad():
+        want = encoder(x)
+    assert (got - want).norm() / want.norm() < 5e-2
