@@ -81,7 +81,7 @@ class FaceNet(nn.Module):
     """InceptionResnetV1 of facenet-pytorch: an identity network that no loss of ours was made with.
 
     It is made for MTCNN's boxes with a margin, squeezed to a square of 160 pixels. In aligned faces that box
-    hardly moves, so it is a constant here: the median of MTCNN's boxes in twenty aligned photographs (columns
+    hardly moves, so it is a constant here: the median of MTCNN's boxes in 22 aligned photographs (columns
     64-203 and rows 42-234 of 256), larger by a tenth as in facenet-pytorch's own evaluation on LFW.
 
     Source: Schroff et al. 2015, "FaceNet"; weights by facenet-pytorch (vggface2 or casia-webface).

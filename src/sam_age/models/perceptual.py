@@ -44,6 +44,7 @@ class LPIPS(nn.Module):
     Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric".
     """
 
+    finds_own_weights = True
     CHANNELS = (64, 192, 384, 256, 256)
     TAPS = (1, 4, 7, 9, 11)  # the five rectifiers
     EPS = 1e-10  # added to the norm, as published
