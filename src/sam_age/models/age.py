@@ -107,7 +107,7 @@ class AgeAndGender(nn.Module):
     The package aligns each face by five landmarks and cuts a chip around it (dlib's face chip, padding 0.2,
     64 pixels for age and 32 for gender). In an aligned face that chip hardly moves, so it is a constant here:
     the median of dlib's chips in 22 aligned photographs, 164 of 256 pixels a side (their median turn of 1.6
-    degrees is ignored). On these faces our ages differ from the package's whole years by 1.2 years on average.
+    degrees is ignored). On these faces our ages and the package's whole years differ by 1.2 years on average.
     Pixels are RGB bytes minus a mean colour, over 256.
 
     Weights come from the installed package (`load_weights_file`); the layers are those of its two files, with
