@@ -99,21 +99,20 @@ class AgingModule(pl.LightningModule):
 
         optimizer = self.optimizers()
         optimizer.zero_grad()
+        with weights_to_train(optimizer.optimizer):
+            aged, w_plus = self.sam(faces, target_age, randomize_noise=True, return_latents=True)
+            forward, terms = self.losses(
+                aged, w_plus, source, target_age, latent_avg=self.sam.latent_avg, aging=aging
+            )
+            with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
+                self.manual_backward(forward)  # frees this graph before the next is built
 
-        aged, w_plus = self.sam(faces, target_age, randomize_noise=True, return_latents=True)
-        forward, terms = self.losses(
-            aged, w_plus, source, target_age, latent_avg=self.sam.latent_avg, aging=aging
-        )
-        with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
-            self.manual_backward(forward)  # frees this graph before the next is built
-
-        back, w_plus = self.sam(aged.detach(), source.age, randomize_noise=True, return_latents=True)
-        cycle, cycle_terms = self.losses(
-            back, w_plus, source, source.age, latent_avg=self.sam.latent_avg, aging=False
-        )
-        self.manual_backward(self.cycle_weight * cycle)
-
-        optimizer.step()
+            back, w_plus = self.sam(aged.detach(), source.age, randomize_noise=True, return_latents=True)
+            cycle, cycle_terms = self.losses(
+                back, w_plus, source, source.age, latent_avg=self.sam.latent_avg, aging=False
+            )
+            self.manual_backward(self.cycle_weight * cycle)
+            optimizer.step()
         if self.ema_encoder is not None:
             self.ema_encoder.update_parameters(self.sam.encoder)
 
@@ -163,15 +162,6 @@ class AgingModule(pl.LightningModule):
                 judge.eval()
         return self
 
-    def on_train_start(self) -> None:
-        self._set_optimizer_mode(training=True)
-
-    def _set_optimizer_mode(self, *, training: bool) -> None:
-        """Schedule-free optimizers keep two sets of weights, one to train and one to look at."""
-        optimizer = self.optimizers().optimizer
-        if hasattr(optimizer, "eval"):
-            optimizer.train() if training else optimizer.eval()
-
     # ---- validation --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -185,10 +175,6 @@ class AgingModule(pl.LightningModule):
             yield self.sam
         finally:
             self.sam.encoder = trained
-
-    def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "fit":
-            self._set_optimizer_mode(training=False)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training losses at fixed ages and with the stored noise, and what independent judges read."""
@@ -221,10 +207,6 @@ class AgingModule(pl.LightningModule):
             self.log("val/judged_age_mae", self.val_judged_age_error.compute()["age_mae"], sync_dist=True)
             self.val_judged_age_error.reset()
 
-    def on_validation_end(self) -> None:
-        if self.trainer.state.fn == "fit":
-            self._set_optimizer_mode(training=True)
-
     # ---- what a checkpoint holds -------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -249,6 +231,20 @@ class AgingModule(pl.LightningModule):
         """Plain containers only, so that the file loads with `weights_only=True`."""
         checkpoint["config"] = self.run_config
         checkpoint["network"] = self.sam.config
+
+
+@contextlib.contextmanager
+def weights_to_train(optimizer: Optimizer) -> Iterator[None]:
+    """Schedule-free optimizers keep two sets of weights, one to train and one to look at and save; the
+    module holds the former in here and the latter everywhere else. Others keep one: nothing happens."""
+    keeps_two = hasattr(optimizer, "eval")
+    if keeps_two:
+        optimizer.train()
+    try:
+        yield
+    finally:
+        if keeps_two:
+            optimizer.eval()
 
 
 def validation_ages(index: Tensor) -> Tensor:
