@@ -14,12 +14,10 @@ from sam_age.errors import InputError
 from sam_age.models.encoder import GradualStyleEncoder
 from sam_age.models.sam import SAM
 from sam_age.models.stylegan2 import Generator
-from sam_age.weights.files import Contents
 from sam_age.weights.fit import assign
 from sam_age.weights.judges import RANDOM
 from sam_age.weights.known import KNOWN, how_to_get, resolve
-from sam_age.weights.loading import centre_of, inspect_file
-from sam_age.weights.recognise import Checkpoint, recognise
+from sam_age.weights.loading import centre_of, fill_network, inspect_file, read_whole
 from sam_age.weights.shapes import under
 
 log = logging.getLogger("sam_age")
@@ -65,29 +63,12 @@ def build_sam(
 
 
 def _from_checkpoint(sam: SAM, path: Path) -> SAM:
-    contents, found = _whole(path)
+    contents, found = read_whole(path)
     if found.kind != "SAM":
         raise InputError(f"{path} holds {found.looks_like}; model.checkpoint takes a whole SAM.")
     _same_shape(sam.config, found.config, path)
-    state = dict(found.state)
-    if "latent_avg" not in state:
-        centre = found.latent_avg
-        if centre is None:
-            centre = torch.zeros(sam.decoder.style_dim)
-        state["latent_avg"] = centre.expand_as(sam.latent_avg)
-    assign(sam, state, path, found.looks_like, copy=contents.mapped)
-    if found.latent_avg is None and "latent_avg" not in found.state:
-        sam.latent_avg.copy_(centre_of(sam.decoder, None, path))
-    sam.decoder.latent_avg = sam.latent_avg.mean(0)
+    fill_network(sam, found, contents)
     return sam
-
-
-def _whole(path: Path) -> tuple[Contents, Checkpoint]:
-    contents, found = inspect_file(path)
-    if contents.mapped and found.bytes() > 0.6 * path.stat().st_size:
-        contents = contents.in_memory()
-        found = recognise(contents)
-    return contents, found
 
 
 def _same_shape(wanted: dict[str, Any], held: dict[str, Any], path: Path) -> None:

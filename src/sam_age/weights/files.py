@@ -75,12 +75,24 @@ def open_file(path: Path, mapped: bool = True) -> Contents:
         return _torch(path, mapped)
     if start.startswith(TORCH_STREAM):
         return _torch(path, mapped=False)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:
+    if _starts_safetensors(start):
         return _safetensors(path)
     if start[0] == 0x80:
         tree, facts = nvlabs.read(path)
         return Contents(path, "nvlabs", tree, facts)
     raise InputError(_not_a_checkpoint(path, start))
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file starts as safetensors do: the length of a JSON header, and its brace."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _starts_safetensors(file.read(9))
+
+
+def _starts_safetensors(start: bytes) -> bool:
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000
 
 
 def _not_a_checkpoint(path: Path, start: bytes) -> str:

@@ -9,11 +9,11 @@ from typing import TypeVar
 from torch import nn
 
 from sam_age.errors import InputError
-from sam_age.weights.files import Contents, open_file
+from sam_age.weights.files import Contents, is_safetensors, open_file
 from sam_age.weights.fit import CLASSES, assign
 from sam_age.weights.known import KNOWN, how_to_get, resolve
 from sam_age.weights.loading import plain_state
-from sam_age.weights.recognise import recognise
+from sam_age.weights.recognise import Checkpoint, recognise
 
 log = logging.getLogger("sam_age")
 
@@ -37,12 +37,11 @@ def frozen(network: Network, weights: str | Path | None, *, name: str) -> Networ
     Raises:
         InputError: no weights given (says where to get them), or a file that is not this network's.
 
-    A network class may take part by either of two methods: `load_weights_file(path)` reads a file all by
-    itself, `adapt_state_dict(state)` renames what a file holds before the strict load. Where weights are
-    None, `load_default_weights()` is called if the network has it.
+    A network class may read its own files: its `load_weights_file(path)` then takes every file but our
+    safetensors, and with `finds_own_weights = True` it is called without a path where weights are None.
     """
-    if weights is None and hasattr(network, "load_default_weights"):
-        network.load_default_weights()
+    if weights is None and getattr(network, "finds_own_weights", False):
+        network.load_weights_file()
     elif weights is None:
         raise InputError(_absent(network, name))
     elif str(weights) == RANDOM:
@@ -71,26 +70,23 @@ def load_into(network: nn.Module, path: Path) -> None:
     Raises:
         InputError: the file is another network's, or its tensors do not fit.
     """
-    contents = open_file(path)
-    kind = type(network).__name__
-    found_kind, looks_like = _identity(contents)
-    if found_kind in CLASSES and kind in CLASSES and found_kind != kind:
-        raise InputError(f"{path} holds {looks_like} ({found_kind}); a {kind} is wanted here.")
-    if contents.container != "safetensors" and hasattr(network, "load_weights_file"):
+    if hasattr(network, "load_weights_file") and not is_safetensors(path):
         network.load_weights_file(path)
         return
-    state = plain_state(contents)
-    if hasattr(network, "adapt_state_dict"):
-        state = network.adapt_state_dict(state)
-    elif kind == "DEX":
-        state = {name.replace("-", "_"): value for name, value in state.items()}
-    assign(network, state, path, looks_like or f"weights of {kind}", copy=contents.mapped)
+    contents = open_file(path)
+    kind = type(network).__name__
+    found = _recognised(contents)
+    if found is None:
+        assign(network, plain_state(contents), path, f"weights of {kind}", copy=contents.mapped)
+    elif found.kind in CLASSES and kind in CLASSES and found.kind != kind:
+        raise InputError(f"{path} holds {found.looks_like}; a {kind} is wanted here.")
+    else:
+        assign(network, found.state, path, found.looks_like, copy=contents.mapped)
 
 
-def _identity(contents: Contents) -> tuple[str, str]:
-    """(kind, what it looks like), or ("", "") for a file that is none of the known kinds."""
+def _recognised(contents: Contents) -> Checkpoint | None:
+    """None for a file of none of the known kinds: it may be a user's own network's."""
     try:
-        found = recognise(contents)
+        return recognise(contents)
     except InputError:
-        return "", ""
-    return found.kind, found.looks_like
+        return None

@@ -18,7 +18,7 @@ class Known:
     Attributes:
         file: its usual file name; the same stem with .safetensors is taken first.
         what: the network, in a phrase.
-        megabytes: its size as offered, rounded.
+        megabytes: its size, about: that of its tensors.
         source: who offers it and where to look.
         licence: what its licence says about use, in a phrase; read the source's own words.
         key: the config key of sam-train that takes it, or "".
@@ -38,7 +38,7 @@ class Known:
         return next((path for path in candidates if path.is_file()), None)
 
 
-_SAM_README = 'README of github.com/yuval-alaluf/SAM, "Pretrained Models" and "Auxiliary Models"'
+_SAM_README = 'README of github.com/yuval-alaluf/SAM, section "Pretrained Models"'
 _NON_COMMERCIAL = "trained on data for non-commercial use"
 
 KNOWN: dict[str, Known] = {
@@ -68,7 +68,7 @@ KNOWN: dict[str, Known] = {
     ),
     "alexnet": Known(
         "alexnet-owt-7be5be79.pth", "AlexNet for LPIPS", 244,
-        "torchvision (download.pytorch.org)", "BSD-3-Clause", "weights.alexnet",
+        "server of torchvision, download.pytorch.org", "BSD-3-Clause", "weights.alexnet",
     ),
     "facenet": Known(
         "20180402-114759-vggface2.pt", "InceptionResnetV1: independent identity judge", 111,

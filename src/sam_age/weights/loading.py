@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sam_age.errors import InputError
+from sam_age.models.sam import PSP, SAM
 from sam_age.models.stylegan2 import Generator
 from sam_age.weights.files import Contents, open_file
 from sam_age.weights.fit import assign, build
@@ -39,12 +41,9 @@ def load(path_or_name: str | Path, device: str | torch.device = "cpu") -> nn.Mod
     Raises:
         InputError: no such file, not a known kind, damaged, in need of code, or tensors that do not fit.
     """
-    path = resolve(path_or_name)
-    contents, found = inspect_file(path)
-    if contents.mapped and found.bytes() > WHOLE * path.stat().st_size:
-        contents = contents.in_memory()
-        found = recognise(contents)
-    module = network_of(found, contents)
+    contents, found = read_whole(resolve(path_or_name))
+    module = build(found.kind, found.config, str(contents.path))
+    fill_network(module, found, contents)
     return module.to(device).eval()
 
 
@@ -54,44 +53,56 @@ def inspect_file(path: Path) -> tuple[Contents, Checkpoint]:
     return contents, recognise(contents)
 
 
-def network_of(found: Checkpoint, contents: Contents) -> nn.Module:
-    """The network of a recognised file, its weights loaded strictly."""
-    module = build(found.kind, found.config, str(contents.path))
+def read_whole(path: Path) -> tuple[Contents, Checkpoint]:
+    """`inspect_file`, with the tensors in memory if most of the file is wanted."""
+    contents, found = inspect_file(path)
+    if contents.mapped and found.bytes() > WHOLE * path.stat().st_size:
+        contents = contents.in_memory()
+        found = recognise(contents)
+    return contents, found
+
+
+def fill_network(module: nn.Module, found: Checkpoint, contents: Contents) -> None:
+    """Load a recognised file's weights strictly into a network built to its size."""
+    if contents.container != "safetensors" and hasattr(module, "load_weights_file"):
+        module.load_weights_file(contents.path)
+        return
     state = dict(found.state)
-    adapt = getattr(module, "adapt_state_dict", None)
-    if adapt is not None:
-        state = adapt(state)
-    own = hasattr(module, "latent_avg") and found.kind in ("SAM", "PSP")
-    if own and "latent_avg" not in state:
-        expected: Tensor = module.latent_avg
-        given = expected if found.latent_avg is None else found.latent_avg
-        state["latent_avg"] = given.expand_as(expected) if given.ndim == 1 else given
-    assign(module, state, contents.path, found.looks_like, copy=contents.mapped)
-    _centre(module, found, contents.path, known="latent_avg" in found.state)
-    for note in found.notes:
-        log.info("%s: %s.", contents.path, note)
-    return module
-
-
-def _centre(module: nn.Module, found: Checkpoint, path: Path, known: bool) -> None:
-    """Set the generator's centre of W, estimating it where the file has none."""
-    if isinstance(module, Generator):
-        module.latent_avg = centre_of(module, found.latent_avg, path)
-    elif found.kind in ("SAM", "PSP"):
-        if found.latent_avg is None and not known:
+    centre = state.get("latent_avg", found.latent_avg)
+    path, whole = contents.path, isinstance(module, SAM | PSP)
+    if whole:
+        state["latent_avg"] = _for_each_style(centre, module.latent_avg)
+    assign(module, state, path, found.looks_like, copy=contents.mapped)
+    if whole:
+        if centre is None:
             module.latent_avg.copy_(centre_of(module.decoder, None, path))
         module.decoder.latent_avg = module.latent_avg.mean(0)
+    elif isinstance(module, Generator):
+        module.latent_avg = centre_of(module, centre, path)
+    for note in found.notes:
+        log.info("%s: %s.", path, note)
+
+
+def _for_each_style(centre: Tensor | None, expected: Tensor) -> Tensor:
+    """A (D,) centre as (n_styles, D); `expected` itself stands in for one that is not known."""
+    if centre is None:
+        return expected
+    return centre.expand_as(expected) if centre.shape == expected.shape[1:] else centre
 
 
 def centre_of(generator: Generator, latent_avg: Tensor | None, path: Path | str) -> Tensor:
     """(style_dim,): the file's average w, or the mean over a fixed sample where it has none."""
-    if latent_avg is not None:
-        flat = latent_avg.to(torch.float32).reshape(-1, generator.style_dim)
-        return flat[0].clone()
-    log.warning(
-        "%s has no latent_avg: took the mean of %d w drawn with a fixed seed instead.", path, MEAN_SAMPLES
-    )
-    return generator.mean_latent(MEAN_SAMPLES, torch.Generator().manual_seed(0))[0]
+    if latent_avg is None:
+        log.warning(
+            "%s has no latent_avg: took the mean of %d w drawn with a fixed seed.", path, MEAN_SAMPLES
+        )
+        return generator.mean_latent(MEAN_SAMPLES, torch.Generator().manual_seed(0))[0]
+    if latent_avg.shape[-1:] != (generator.style_dim,):
+        raise InputError(
+            f"{path}: its latent_avg has the shape {list(latent_avg.shape)}, where the generator's w has "
+            f"{generator.style_dim} numbers."
+        )
+    return latent_avg.to(torch.float32).reshape(-1, generator.style_dim)[0].clone()
 
 
 def plain_state(contents: Contents) -> dict[str, Tensor]:

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sam_age import __version__
 from sam_age.errors import InputError
 from sam_age.models.stylegan2 import Generator
-from sam_age.weights.fit import CLASSES, optional
+from sam_age.weights.fit import optional
 from sam_age.weights.recognise import FORMAT
 
 HALF_MAX = 65504.0  # largest float16
@@ -54,8 +55,8 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(_stored(module, half), temporary, metadata)
         temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from None
+    except (OSError, SafetensorError) as error:  # the library has its own error for a full disk
+        raise InputError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -73,8 +74,3 @@ def _stored_tensor(name: str, tensor: Tensor, half: bool) -> Tensor:
     if half and not exact and tensor.abs().max() <= HALF_MAX:
         tensor = tensor.to(torch.float16)
     return tensor.cpu().contiguous()
-
-
-def is_rebuildable(module: nn.Module) -> bool:
-    """Whether `load` can rebuild this network from a file alone."""
-    return type(module).__name__ in CLASSES and hasattr(module, "config")
