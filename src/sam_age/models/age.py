@@ -176,8 +176,11 @@ class _AgeLayers(nn.Module):
     # our layer -> number of its weights in the file; a convolution's scale and offset have the number before
     LAYERS: Mapping[str, int] = {
         "stem": 52,
-        **{f"units.{i}.conv{j}": n for i, pair in enumerate([(47, 44), (39, 36), (28, 25), (20, 17), (9, 6)])
-           for j, n in enumerate(pair, start=1)},
+        **{
+            f"units.{i}.conv{j}": n
+            for i, pair in enumerate([(47, 44), (39, 36), (28, 25), (20, 17), (9, 6)])
+            for j, n in enumerate(pair, start=1)
+        },
         "head": 1,
     }
 
