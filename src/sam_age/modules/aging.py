@@ -162,6 +162,9 @@ class AgingModule(pl.LightningModule):
                 judge.eval()
         return self
 
+    def on_train_start(self) -> None:
+        self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode
+
     # ---- validation --------------------------------------------------------------------------------
 
     @contextlib.contextmanager

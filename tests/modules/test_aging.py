@@ -1,0 +1,287 @@
+"""The training step: against the authors' own, and what must not change or move."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_optimizer import Ranger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sam_age.losses import AgingLosses
+from sam_age.models.encoder import GradualStyleEncoder
+from sam_age.models.sam import SAM
+from sam_age.models.stylegan2 import Generator
+from sam_age.modules.aging import AgingModule, validation_ages
+from tests.golden import Golden, assert_matches
+from tests.reference import official_terms, reference_losses, reference_sam
+
+
+def ranger(parameters, lr: float = 1e-4) -> Ranger:
+    return Ranger(
+        parameters, lr=lr, betas=(0.95, 0.999), eps=1e-5, n_sma_threshold=5, degenerated_to_sgd=True
+    )
+
+
+def loader(faces: torch.Tensor, batch: int) -> DataLoader:
+    rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
+    return DataLoader(rows, batch_size=batch)
+
+
+def fit(module: AgingModule, faces: torch.Tensor, steps: int, batch: int = 2, **kwargs) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **kwargs,
+    )  # fmt: skip
+    trainer.fit(module, loader(faces, batch))
+    return trainer
+
+
+class AsTheAuthors(AgingModule):
+    """The golden step: given ages, and the inversion encoder in training mode, as the authors have it."""
+
+    targets: torch.Tensor
+
+    def draw(self, batch: int):
+        return True, self.targets
+
+    def on_train_batch_start(self, batch, batch_idx) -> None:
+        self.sam.pretrained_encoder.train()
+
+    def log_dict(self, dictionary, *args, **kwargs) -> None:
+        self.logged = dictionary
+
+
+@pytest.mark.slow
+def test_one_step_matches_the_authors_losses_gradients_weights_and_statistics() -> None:
+    case = Golden()["train_step"]
+    sam = reference_sam()
+    for name, parameter in sam.decoder.named_parameters():
+        if name.endswith("noise.weight"):
+            nn.init.zeros_(parameter)
+    sam.decoder.requires_grad_(True)  # the golden norms hold its gradients too
+    module = AsTheAuthors(sam, reference_losses(), lambda p: ranger(p, lr=1.0))
+    module.targets = torch.tensor([float(age) for age in case.params["target_ages"]])
+    fit(module, case.tensors()["x"], steps=1)
+
+    logged = module.logged
+    terms = {n.removeprefix("train/"): v for n, v in logged.items() if "cycle" not in n}
+    cycle = {n.removeprefix("train/cycle_"): v for n, v in logged.items() if "cycle" in n}
+    parameters = dict(sam.named_parameters())
+    got = {
+        "real_terms": np.array(official_terms(terms, case.notes["terms"])),
+        "cycle_terms": np.array(official_terms(cycle, case.notes["terms"])),
+        "total": logged["train/total"],
+        "grads": torch.stack([centralised(n, parameters[n]).norm() for n in case.notes["names"]]),
+    }
+    for number, name in enumerate(case.notes["new"]):
+        got[f"new_{number}"] = parameters[name]
+    state = sam.state_dict()
+    for name in case.outputs:
+        if name.startswith("bn_"):
+            got[name] = find_statistics(name, state)
+    assert_matches(case, got)
+
+
+def centralised(name: str, parameter: nn.Parameter) -> torch.Tensor:
+    """The gradient as the authors' optimizer leaves it: zero mean over the inputs of each output."""
+    grad = parameter.grad
+    if grad.ndim < 2 or not name.startswith("encoder."):
+        return grad
+    return grad - grad.mean(dim=tuple(range(1, grad.ndim)), keepdim=True)
+
+
+def find_statistics(name: str, state: dict) -> torch.Tensor:
+    """bn_<encoder>_<statistic> -> that statistic of the last unit's last batch norm."""
+    part = "pretrained_encoder" if "pretrained" in name else "encoder"
+    statistic = name.removeprefix(f"bn_{part}_")
+    return state[f"{part}.body.23.res_layer.4.{statistic}"]
+
+
+# ---- small networks ------------------------------------------------------------------------------------
+
+
+class Brightness(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(40.0))
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        return 50 + self.gain * faces.mean((1, 2, 3))
+
+
+class Colours(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)  # a judge with statistics that must not drift
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.norm(faces.mean((2, 3))) + 0.1, dim=1)
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [nn.functional.avg_pool2d(images, 8)]
+
+    def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+        return (a[0] - b[0]).square().mean((1, 2, 3))
+
+
+def tiny_sam() -> SAM:
+    torch.manual_seed(0)
+    numbers = {"style_dim": 16, "widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1), "tower_width": 8}
+    decoder = Generator(32, style_dim=16, n_mlp=2, channel_multiplier=0.0625, channel_max=16)
+    return SAM(GradualStyleEncoder(4, 8, **numbers), GradualStyleEncoder(3, 8, **numbers), decoder)
+
+
+def tiny_module(**kwargs) -> AgingModule:
+    losses = AgingLosses(Brightness(), Colours(), Colours())
+    return AgingModule(tiny_sam(), losses, kwargs.pop("optimizer", ranger), **kwargs)
+
+
+@pytest.fixture
+def faces() -> torch.Tensor:
+    return torch.rand(8, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_only_the_age_encoder_moves(faces: torch.Tensor) -> None:
+    module = tiny_module(optimizer=lambda p: ranger(p, lr=1e-2), age_judge=Brightness())
+    before = copy.deepcopy({k: v for k, v in nn.Module.state_dict(module).items()})
+    fit(module, faces, steps=3)
+    after = nn.Module.state_dict(module)
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    # a squeeze layer with one hidden unit may be dead in so small a network: its gates then rest
+    names = {n for n, _ in module.sam.encoder.named_parameters() if ".fc" not in n}
+    assert {f"sam.encoder.{name}" for name in names} <= moved
+    assert all(name.startswith("sam.encoder.") for name in moved)
+
+
+def test_two_backward_passes_equal_one_over_the_sum(faces: torch.Tensor) -> None:
+    """No gradient crosses from the cycle into the first pass, so the order of things cannot matter."""
+    module = tiny_module(optimizer=lambda p: torch.optim.SGD(p, lr=0.0), frozen_batch_norm=True)
+    module.cycle_weight = 0.7
+    fit(module, faces[:2], steps=1)
+    two_passes = [p.grad.clone() for p in module.sam.encoder.parameters()]
+
+    torch.manual_seed(0)
+    module.sam.zero_grad()
+    module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.reset()
+    assert module.global_step == 0  # so that it draws what it drew in training
+    source = module.losses.describe(faces[:2])
+    aging, ages = module.draw(2)
+    ages = ages if aging else source.age
+    average = {"latent_avg": module.sam.latent_avg}
+    aged, w_plus = module.sam(faces[:2], ages, randomize_noise=True, return_latents=True)
+    first, _ = module.losses(aged, w_plus, source, ages, aging=aging, **average)
+    back, w_plus = module.sam(aged.detach(), source.age, randomize_noise=True, return_latents=True)
+    second, _ = module.losses(back, w_plus, source, source.age, aging=False, **average)
+    (first + 0.7 * second).backward()
+    for p, want in zip(module.sam.encoder.parameters(), two_passes, strict=True):
+        torch.testing.assert_close(p.grad, want, rtol=1e-4, atol=1e-6)
+
+
+def test_draws_depend_on_seed_and_step_alone_and_keep_a_third_of_the_batches() -> None:
+    class AtStep(AgingModule):
+        global_step = 0
+
+    module = AtStep(tiny_sam(), AgingLosses(Brightness(), Colours(), Colours()), ranger, seed=3)
+    module._trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+
+    def draw(step: int):
+        module.global_step = step
+        return module.draw(6)
+
+    drawn = [draw(step) for step in range(1500)]
+    torch.randn(7)  # whatever else is drawn in between
+    again_aging, again_ages = draw(17)
+    assert again_aging == drawn[17][0]
+    assert torch.equal(again_ages, drawn[17][1])
+    share = 1 - sum(aging for aging, _ in drawn) / len(drawn)
+    assert abs(share - 1 / 3) < 0.04  # three standard deviations
+    ages = torch.cat([a for _, a in drawn])
+    assert ages.min() == 0
+    assert ages.max() == 100
+    assert (ages == ages.round()).all()
+    assert abs(ages.mean() - 50) < 1
+
+
+def test_a_checkpoint_holds_sam_alone_and_loads_with_weights_only(faces: torch.Tensor, tmp_path) -> None:
+    module = tiny_module(ema_decay=0.9)
+    module.run_config = {"seed": 0, "data": {"batch_size": 6}}
+    trainer = fit(module, faces, steps=2)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    prefixes = {name.split(".")[0] for name in checkpoint["state_dict"]}
+    assert prefixes == {"sam", "ema_encoder"}
+    assert checkpoint["config"] == module.run_config
+    assert checkpoint["network"] == module.sam.config
+    twin = tiny_module(ema_decay=0.9)
+    twin.load_state_dict(checkpoint["state_dict"])
+    for a, b in zip(module.sam.state_dict().values(), twin.sam.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    del checkpoint["state_dict"]["sam.latent_avg"]
+    with pytest.raises(RuntimeError, match=r"1 tensors missing \['sam.latent_avg'\]"):
+        twin.load_state_dict(checkpoint["state_dict"])
+
+
+def test_the_averaged_encoder_follows_its_definition(faces: torch.Tensor) -> None:
+    module = tiny_module(ema_decay=0.75, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    path = []
+    original = module.ema_encoder.update_parameters
+
+    def recording(encoder: nn.Module) -> None:
+        original(encoder)
+        path.append(encoder.input_layer[0].weight.detach().clone())
+
+    module.ema_encoder.update_parameters = recording
+    fit(module, faces, steps=3)
+    want = path[0]  # torch's average starts at the first weights it is given
+    for weight in path[1:]:
+        want = 0.75 * want + 0.25 * weight
+    torch.testing.assert_close(module.ema_encoder.module.input_layer[0].weight, want)
+
+
+def test_validation_reports_losses_judges_and_repeats_exactly(faces: torch.Tensor) -> None:
+    judges = {"age_judge": Brightness(), "identity_judge": Colours()}
+    module = tiny_module(**judges)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    first = trainer.validate(module, loader(faces, 4), verbose=False)[0]
+    second = trainer.validate(module, loader(faces, 4), verbose=False)[0]
+    assert first == second
+    expected = {"val/total", "val/age", "val/cycle_l2", "val/age_mae", "val/judged_age_mae"}
+    assert expected | {"val/judged_identity_similarity"} <= set(first)
+    module.eval()
+    with torch.no_grad():
+        targets = validation_ages(torch.arange(8))
+        aged = module.sam(faces, targets)
+        error = (module.age_judge(aged) - targets).abs().mean().item()
+    assert first["val/judged_age_mae"] == pytest.approx(error, rel=1e-5)
+
+
+def test_validation_asks_for_every_age_once_in_101_images() -> None:
+    assert sorted(validation_ages(torch.arange(101)).tolist()) == list(range(101))
+
+
+def test_schedule_free_weights_are_the_averaged_ones_outside_a_step(faces: torch.Tensor) -> None:
+    from pytorch_optimizer import ScheduleFreeAdamW
+
+    module = tiny_module(optimizer=lambda p: ScheduleFreeAdamW(p, lr=1e-2))
+    trainer = fit(module, faces, steps=3)
+    optimizer = trainer.optimizers[0]
+    seen = module.sam.encoder.latlayer1.weight.detach().clone()
+    optimizer.train()
+    assert not torch.equal(seen, module.sam.encoder.latlayer1.weight)
+    optimizer.eval()
+    torch.testing.assert_close(seen, module.sam.encoder.latlayer1.weight)
+
+
+def test_bfloat16_training_stays_close_to_float32(faces: torch.Tensor) -> None:
+    full, half = tiny_module(frozen_batch_norm=True), tiny_module(frozen_batch_norm=True)
+    want = fit(full, faces, steps=4, precision="32-true").callback_metrics["loss"]
+    got = fit(half, faces, steps=4, precision="bf16-mixed").callback_metrics["loss"]
+    assert torch.isfinite(got)
+    torch.testing.assert_close(got.float(), want, rtol=2e-2, atol=0)
