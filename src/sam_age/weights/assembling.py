@@ -22,6 +22,8 @@ from sam_age.weights.shapes import under
 
 log = logging.getLogger("sam_age")
 
+WIDTHS = ("channel_multiplier", "channel_max")
+
 
 def build_sam(
     encoder: GradualStyleEncoder,
@@ -72,11 +74,14 @@ def _from_checkpoint(sam: SAM, path: Path) -> SAM:
 
 
 def _same_shape(wanted: dict[str, Any], held: dict[str, Any], path: Path) -> None:
-    """Name the first constructor argument in which config and file differ."""
+    """Name the first constructor argument in which config and file differ.
+
+    Channel widths are left to the strict load: several pairs of arguments give the same ones.
+    """
     for part, arguments in wanted.items():
         for name, value in arguments.items():
             stored = held.get(part, {}).get(name, value)
-            if name != "lr_mlp" and json.dumps(stored) != json.dumps(value):
+            if name not in ("lr_mlp", *WIDTHS) and json.dumps(stored) != json.dumps(value):
                 raise InputError(
                     f"{path} holds {part}.{name}={stored}, the config asks for {value}: "
                     f"set model.{part}.{name}={json.dumps(stored).replace(' ', '')} or take another file."

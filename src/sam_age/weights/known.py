@@ -43,7 +43,7 @@ _NON_COMMERCIAL = "trained on data for non-commercial use"
 
 KNOWN: dict[str, Known] = {
     "sam": Known(
-        "sam_ffhq_aging.pt", "SAM, FFHQ 1024", 2200, _SAM_README,
+        "sam_ffhq_aging.pt", "SAM, FFHQ 1024", 2270, _SAM_README,
         "code MIT; generator and FFHQ for non-commercial use", "weights.sam",
     ),
     "psp": Known(
@@ -51,7 +51,7 @@ KNOWN: dict[str, Known] = {
         "code MIT; FFHQ for non-commercial use", "weights.psp",
     ),
     "stylegan2": Known(
-        "stylegan2-ffhq-config-f.pt", "StyleGAN2 generator, FFHQ 1024", 130, _SAM_README,
+        "stylegan2-ffhq-config-f.pt", "StyleGAN2 generator, FFHQ 1024", 133, _SAM_README,
         "NVIDIA, non-commercial", "weights.stylegan2",
     ),
     "stylegan2-nvlabs": Known(

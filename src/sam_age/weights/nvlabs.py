@@ -16,6 +16,7 @@ import io
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ class _Tensor:
 
     def decode(self) -> Tensor:
         stored = torch.load(io.BytesIO(self.storage.data), map_location="cpu", weights_only=True)
-        flat = torch.empty(0, dtype=stored.dtype).set_(stored.untyped())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # these files hold typed storages, which torch calls deprecated
+            flat = torch.empty(0, dtype=stored.dtype).set_(stored.untyped())
         if math.prod(self.size) > flat.numel():
             raise ValueError("larger than its storage")
         view = flat.as_strided(tuple(self.size), tuple(self.stride), self.offset)  # checks the bounds
@@ -257,34 +260,35 @@ def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
     return None
 
 
+LEAVES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "weight": ("conv.weight", lambda x: x[None]),
+    "affine.weight": ("conv.modulation.weight", lambda x: x),
+    "affine.bias": ("conv.modulation.bias", lambda x: x),
+}
+CONV_LEAVES = LEAVES | {
+    "bias": ("activate.bias", lambda x: x),
+    "noise_strength": ("noise.weight", lambda x: x.reshape(-1)),
+}
+RGB_LEAVES = LEAVES | {"bias": ("bias", lambda x: x.reshape(1, -1, 1, 1))}
+
+
 def _layer(resolution: int, layer: str, leaf: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    """One tensor of the block at a resolution; block k follows the first by k doublings."""
-    block = resolution.bit_length() - 3  # 4 -> 0, 8 -> 1, ...
-    first = 2 * (block - 1)
-    if leaf == "resample_filter":  # sum 1 there; each use carries its gain here
-        if block == 0:
-            return {}
-        names = {"": f"to_rgbs.{block - 1}.upsample.kernel", "conv0": f"convs.{first}.conv.blur.kernel"}
-        return {names[layer]: tensor * 4} if layer in names else {}
+    """One tensor of the block at a resolution; None for one that has no counterpart."""
+    block = resolution.bit_length() - 3  # 4 pixels -> 0, 8 -> 1, ...
+    up = 2 * (block - 1)  # number of the block's first convolution; the block at 4 pixels has none
+    if leaf == "resample_filter":  # sum 1 there; here each use holds its own gain
+        uses = {"": f"to_rgbs.{block - 1}.upsample.kernel", "conv0": f"convs.{up}.conv.blur.kernel"}
+        return {uses[layer]: tensor * 4} if block and layer in uses else {}
     if layer == "torgb":
-        rgb = "to_rgb1" if block == 0 else f"to_rgbs.{block - 1}"
-        leaves = {"weight": ("conv.weight", tensor[None]), "bias": ("bias", tensor.reshape(1, -1, 1, 1))}
-        target = rgb
-    elif layer in ("conv0", "conv1"):
-        target = "conv1" if block == 0 else f"convs.{first + (layer == 'conv1')}"
-        leaves = {
-            "weight": ("conv.weight", tensor[None]),
-            "bias": ("activate.bias", tensor),
-            "noise_strength": ("noise.weight", tensor.reshape(1)),
-        }
+        name, leaves = (f"to_rgbs.{block - 1}" if block else "to_rgb1"), RGB_LEAVES
+    elif layer == "conv1" or (layer == "conv0" and block):
+        index = up + (layer == "conv1")
         if leaf == "noise_const":
-            index = 0 if block == 0 else first + 1 + (layer == "conv1")
-            return {f"noises.noise_{index}": tensor[None, None]}
+            return {f"noises.noise_{index + 1 if block else 0}": tensor[None, None]}
+        name, leaves = (f"convs.{index}" if block else "conv1"), CONV_LEAVES
     else:
         return None
-    for part in ("weight", "bias"):
-        leaves[f"affine.{part}"] = (f"conv.modulation.{part}", tensor)
     if leaf not in leaves:
         return None
-    name, value = leaves[leaf]
-    return {f"{target}.{name}": value}
+    new, reshape = leaves[leaf]
+    return {f"{name}.{new}": reshape(tensor)}

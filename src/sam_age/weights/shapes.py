@@ -86,7 +86,7 @@ def generator(state: State) -> dict[str, Any]:
         "n_mlp": _count(state, r"style\.(\d+)\.") - 1 if "style.1.weight" in state else 8,
         "channel_multiplier": multiplier,
         "channel_max": widest,
-        "blur_kernel": taps(kernels[0]) if kernels else [1, 3, 3, 1],
+        "blur_kernel": next((taps(kernel) for kernel in kernels if _is_filter(kernel)), [1, 3, 3, 1]),
         "lr_mlp": 0.01,
     }
 
@@ -113,6 +113,10 @@ def channels(widths: Mapping[int, int]) -> tuple[float, int]:
             return base // 16384, widest
     multiplier = low / 16384
     return (int(multiplier) if multiplier.is_integer() else multiplier), widest
+
+
+def _is_filter(kernel: Tensor) -> bool:
+    return kernel.ndim == 2 and not kernel.is_meta and bool(kernel.isfinite().all() and kernel.sum() > 0)
 
 
 def taps(kernel: Tensor) -> list[float]:
