@@ -122,7 +122,7 @@ class SAM(nn.Module):
 
     def synthesize(self, w_plus: Tensor, *, resize: bool = True, noise: Noise = "stored") -> Tensor:
         """w+ -> images (N, 3, 256, 256), or at the generator's own size with resize=False."""
-        images = self.decoder.synthesize(w_plus, noise)
+        images = self.decoder.synthesize(w_plus, noise).to(w_plus.dtype)  # float32 again under autocast
         return face_pool(images) if resize else images
 
     def forward(
