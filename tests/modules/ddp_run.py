@@ -1,0 +1,69 @@
+"""Run by test_ddp.py as a program of its own: trains tiny SAM for a few steps on `devices` CPU processes.
+
+python -m tests.modules.ddp_run DEVICES STATIC_GRAPH OUTPUT.pt
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+
+from sam_age.modules.aging import AgingModule
+from tests.modules.test_aging import tiny_module
+
+BATCH, STEPS = 4, 3
+
+
+class Recorder(pl.Callback):
+    """Keeps each step's loss, averaged over the ranks."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: AgingModule, *args) -> None:
+        loss = trainer.callback_metrics["loss"].clone()
+        self.losses.append(trainer.strategy.reduce(loss, reduce_op="mean").item())
+
+
+class Rows(torch.utils.data.Sampler):
+    """Rank r of n takes samples r, r + n, ...: together the ranks see the joined batch."""
+
+    def __iter__(self):
+        rank, world = 0, 1
+        if torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return iter(range(rank, BATCH * STEPS, world))
+
+    def __len__(self) -> int:
+        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        return BATCH * STEPS // world
+
+
+def main(devices: int, static_graph: bool, output: str) -> None:
+    faces = torch.rand(BATCH * STEPS, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
+    # batch norm on running statistics: those of a batch are synchronised on GPUs only
+    module = tiny_module(optimizer=lambda p: torch.optim.SGD(p, lr=0.05), frozen_batch_norm=True, seed=4)
+    recorder = Recorder()
+    strategy = DDPStrategy(
+        process_group_backend="gloo",
+        broadcast_buffers=False,
+        static_graph=static_graph,
+        gradient_as_bucket_view=True,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, strategy=strategy if devices > 1 else "auto",
+        max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, callbacks=[recorder],
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(rows, batch_size=BATCH // devices, sampler=Rows()))
+    if trainer.is_global_zero:
+        torch.save({"losses": recorder.losses, "weights": module.sam.encoder.state_dict()}, output)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2] == "static", sys.argv[3])

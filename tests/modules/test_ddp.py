@@ -1,0 +1,36 @@
+"""Distributed training does the work of one process with the joined batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(devices: int, graph: str, output: Path) -> dict:
+    command = [sys.executable, "-m", "tests.modules.ddp_run", str(devices), graph, str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(output, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict:
+    return run(1, "dynamic", tmp_path_factory.mktemp("ddp") / "one.pt")
+
+
+@pytest.mark.parametrize("graph", ["dynamic", "static"])
+def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, tmp_path: Path) -> None:
+    together = run(2, graph, tmp_path / "two.pt")
+    torch.testing.assert_close(
+        torch.tensor(together["losses"]), torch.tensor(alone["losses"]), rtol=1e-5, atol=1e-6
+    )
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], weight, rtol=1e-4, atol=1e-6, msg=name)
