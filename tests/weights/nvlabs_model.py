@@ -1,4 +1,4 @@
-"""NVlabs' StyleGAN2 as their paper and documented operations define it: an independent forward, and its pickle.
+"""NVlabs' StyleGAN2 as its paper and operations define it: an independent forward, and its pickle.
 
 Written from the definitions, not from either implementation that is tested: upsampling is literal zero
 insertion, padding, an FIR filter and a true convolution; modulation builds one kernel per sample. float64.

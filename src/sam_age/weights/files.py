@@ -10,6 +10,7 @@ import argparse
 import pickle
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,9 @@ def _torch(path: Path, mapped: bool) -> Contents:
             tree = torch.load(path, map_location="cpu", mmap=mapped or None, weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(_refusal(path, str(error))) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        # a cut or overwritten file surfaces as any of these, wherever the reader happened to be
+    except MemoryError:
+        raise
+    except Exception as error:  # a cut or overwritten stream can fail anywhere in torch's reader
         raise InputError(_torch_problem(path, str(error))) from None
     return Contents(path, "torch", tree, mapped=mapped)
 
@@ -139,10 +141,15 @@ def _torch_problem(path: Path, message: str) -> str:
         return (
             f"{path} is damaged or cut short: its end is missing after {path.stat().st_size:,} bytes. {AGAIN}"
         )
-    if "hasRecord" in message or "data.pkl" in message:
+    if zipfile.is_zipfile(path) and not _has_index(path):
         return f"{path} is a zip archive, but not one that torch.save wrote."
     first = message.strip().splitlines()[0][:120]
     return f"{path} is damaged: torch cannot read it ({first}). {AGAIN}"
+
+
+def _has_index(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
 
 
 def _safetensors(path: Path) -> Contents:
