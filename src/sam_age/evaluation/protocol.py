@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from kornia.metrics import ssim
 from torch import Tensor, nn
 
 from sam_age.evaluation.metrics import AgeError, MeanByAge
@@ -49,6 +50,7 @@ class AgingEvaluation(pl.LightningModule):
         self.age_error = AgeError()
         self.identity = MeanByAge()
         self.terms = nn.ModuleDict()
+        self.reconstruction = nn.ModuleDict({name: MeanByAge() for name in ("ssim", "psnr")})
         self.faces = 0
         self.results: dict[str, Any] = {}
 
@@ -68,6 +70,9 @@ class AgingEvaluation(pl.LightningModule):
                 self.identity.update((self.identity_judge(aged) * own).sum(1), target)
             back_plus = self.sam.edit(aged, source.age)
             self._count(self.sam.synthesize(back_plus), back_plus, source, source.age, "cycle_")
+        same = self.sam.synthesize(self.sam.edit(faces, source.age, inversion))
+        for name, values in likeness(same, faces).items():
+            self.reconstruction[name].update(values, source.age)
 
     def _count(self, images: Tensor, w_plus: Tensor, source: Any, target: Tensor, prefix: str) -> None:
         aging = not prefix
@@ -91,12 +96,29 @@ class AgingEvaluation(pl.LightningModule):
             "age_mae": age["age_mae"],
             "age_bias": age["age_bias"],
             "identity_cosine": None if self.identity_judge is None else identity["mean"],
+            "reconstruction": {name: mean.compute()["mean"] for name, mean in self.reconstruction.items()},
             "losses": {name: mean.compute()["mean"] for name, mean in sorted(self.terms.items())},
             "per_target_age": per_age,
         }
 
     validation_step = test_step  # `sam-eval split=val` runs Trainer.validate
     on_validation_epoch_end = on_test_epoch_end
+
+
+def likeness(images: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """How near pictures are to what they should be.
+
+    Args:
+        images, truth: (N, 3, H, W) in [-1, 1]; the former is clipped to it.
+    Returns:
+        per picture, (N,): `ssim`, structural similarity in 11-pixel windows (1 when equal); `psnr`, decibels.
+    """
+    images = images.clamp(-1, 1).float()
+    error = (images - truth).square().mean((1, 2, 3))
+    return {
+        "ssim": ssim(images, truth.float(), window_size=11, max_val=2.0).mean((1, 2, 3)),
+        "psnr": 10 * torch.log10(4 / error.clamp_min(1e-10)),
+    }
 
 
 def _name(judge: Any, fallback: Any) -> str | None:
@@ -115,6 +137,8 @@ def table(results: Mapping[str, Any]) -> str:
         mean = f"{row['age_mean']:6.1f}" if row["age_mean"] is not None else " " * 6
         cosine = f"{row['identity_cosine']:9.3f}" if row["identity_cosine"] is not None else " " * 8 + "-"
         lines.append(f"{label!s:>6} {mean} {row['age_bias']:+7.1f} {row['age_mae']:7.1f} {cosine}")
+    same = results["reconstruction"]
+    lines += ["", f"at its own age: SSIM {same['ssim']:.3f}, PSNR {same['psnr']:.1f} dB"]
     lines += ["", "loss term                  mean"]
     lines += [f"{name:24} {value:8.4f}" for name, value in results["losses"].items()]
     return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""From a photograph to aged faces: the public Python API."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from sam_age.errors import InputError
+from sam_age.pipeline import AgingPipeline, check_ages
+from sam_age.sheets import sheet, to_images, to_tensor
+from sam_age.weights import save
+from tests.modules.test_aging import tiny_sam
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> AgingPipeline:
+    return AgingPipeline(tiny_sam(), batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> Image.Image:
+    return Image.fromarray(data.astronaut())
+
+
+def noise_face(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (256, 256, 3), np.uint8))
+
+
+def test_a_photo_gives_one_picture_per_age(pipeline: AgingPipeline, astronaut: Image.Image) -> None:
+    (aged,) = pipeline(astronaut, ages=[5, 30.5, 80])
+    assert aged.ages == [5, 30.5, 80]
+    assert [image.size for image in aged.images] == [(32, 32)] * 3
+    assert aged.face.size == (256, 256)
+    assert aged.w_plus.shape == (3, 8, 16)
+    assert aged.quad.shape == (4, 2)
+    left, top = aged.quad.min(0)
+    right, bottom = aged.quad.max(0)
+    assert left < 224 < right  # her face is centred near (224, 113)
+    assert top < 113 < bottom
+
+
+def test_an_aligned_face_is_not_aligned_again(pipeline: AgingPipeline, astronaut: Image.Image) -> None:
+    (first,) = pipeline(astronaut, ages=[30])
+    (second,) = pipeline(first.face, ages=[30])
+    assert second.quad is None
+    assert second.face.tobytes() == first.face.tobytes()
+
+
+def test_batches_and_single_faces_give_the_same(pipeline: AgingPipeline) -> None:
+    faces, ages = [noise_face(i) for i in range(3)], [0.0, 40.0, 99.0]
+    together, _ = pipeline.age(faces, ages)
+    for face, codes in zip(faces, together, strict=True):
+        for age, code in zip(ages, codes, strict=True):
+            (alone,), _ = pipeline.age([face], [age])
+            torch.testing.assert_close(alone[0], code, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_ours_becomes_a_pipeline(tmp_path) -> None:
+    sam = tiny_sam().eval()
+    save(sam, tmp_path / "sam.safetensors")
+    loaded = AgingPipeline.from_pretrained(tmp_path / "sam.safetensors", device="cpu")
+    (want,), _ = AgingPipeline(sam).age([noise_face(0)], [50.0])
+    (got,), _ = loaded.age([noise_face(0)], [50.0])
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("ages", [[-1], [101], ["old"], [float("nan")], [None], [True], []])
+def test_ages_that_are_none_are_refused(ages: list) -> None:
+    with pytest.raises(InputError, match="0 to 100"):
+        check_ages(ages)
+
+
+def test_a_picture_without_a_face_says_so(pipeline: AgingPipeline) -> None:
+    with pytest.raises(InputError, match=r"No face found in the picture \(300 x 200\).*align=never"):
+        pipeline(Image.new("RGB", (300, 200), "grey"), ages=[30])
+    (whole,) = pipeline(Image.new("RGB", (300, 200), "grey"), ages=[30], align="never")
+    assert whole.face.size == (256, 256)
+
+
+def test_unknown_choices_are_refused(pipeline: AgingPipeline) -> None:
+    with pytest.raises(InputError, match="align is one of"):
+        pipeline(noise_face(0), ages=[30], align="maybe")
+    with pytest.raises(InputError, match="precision is"):
+        AgingPipeline(tiny_sam(), precision="float8")
+    with pytest.raises(InputError, match="Device 'tpu9'"):
+        AgingPipeline.from_pretrained("x.pt", device="tpu9")
+
+
+def test_pictures_survive_the_way_to_tensors_and_back() -> None:
+    face = noise_face(3)
+    (back,) = to_images(to_tensor([face]))
+    assert back.tobytes() == face.tobytes()
+
+
+def test_a_sheet_holds_every_picture() -> None:
+    red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
+    made = np.asarray(sheet([[(red, "one"), (blue, "two")], [(blue, "three\nlines")]], cell=64))
+    for colour, count in (((255, 0, 0), 1), ((0, 0, 255), 2)):
+        assert (made == colour).all(-1).sum() == count * 64 * 64
+
+
+def test_importing_and_using_the_package_needs_no_hydra_lightning_or_wandb() -> None:
+    code = (
+        "import sys, sam_age; assert 'torch' not in sys.modules; "
+        "from sam_age import AgingPipeline, load, SAM; "
+        "heavy = {'hydra', 'omegaconf', 'pytorch_lightning', 'wandb', 'matplotlib'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
