@@ -7,11 +7,12 @@ file goes through `weights_only=True`; nothing here ever unpickles freely.
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,11 @@ class Contents:
         For a file that is wanted whole this peaks at the file's size; copying mapped tensors would count
         twice until the mapping is gone.
         """
-        return open_file(self.path, mapped=False) if self.container == "torch" and self.mapped else self
+        if not self.mapped:
+            return self
+        if self.container == "safetensors":
+            return replace(self, tree=_read_safetensors(self.path, self.tree), mapped=False)
+        return open_file(self.path, mapped=False)
 
 
 def open_file(path: Path, mapped: bool = True) -> Contents:
@@ -161,3 +166,16 @@ def _safetensors(path: Path) -> Contents:
         first = str(error).splitlines()[0][:120]
         raise InputError(f"{path} is a damaged safetensors file ({first}). {AGAIN}") from None
     return Contents(path, "safetensors", tree, metadata, mapped=True)
+
+
+def _read_safetensors(path: Path, mapped: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the mapped tensors, read past the mapping. The header has been checked by then."""
+    copies: dict[str, Tensor] = {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name, tensor in mapped.items():
+            copies[name] = torch.empty_like(tensor)
+            file.seek(8 + length + header[name]["data_offsets"][0])
+            file.readinto(copies[name].reshape(-1).view(torch.uint8).numpy())
+    return copies

@@ -95,11 +95,12 @@ def _first(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def assign(module: nn.Module, state: Mapping[str, Tensor], path: Path, looks_like: str, copy: bool) -> None:
+def assign(module: nn.Module, state: dict[str, Tensor], path: Path, looks_like: str, copy: bool) -> None:
     """Give `module` exactly these weights, as float32 on its own memory.
 
     Args:
-        state: tensors by the names of the module's state dict; blur kernels and counters may be absent.
+        state: tensors by the names of the module's state dict; blur kernels and counters may be absent. It is
+            emptied on the way, so that a file in half precision is not held beside its float32 copy.
         looks_like: what to call the file in a message.
         copy: the tensors are views of a file.
     Raises:
@@ -111,13 +112,14 @@ def assign(module: nn.Module, state: Mapping[str, Tensor], path: Path, looks_lik
             f"{path} looks like {looks_like}, but its tensors do not fit: {'; '.join(wrong)}. "
             f"It is another model's file or an incomplete one; `sam-weights inspect` shows what it holds."
         )
-    own: dict[str, Tensor] = {}
-    for name, tensor in expected.items():
-        if name not in state:
-            own[name] = torch.zeros_like(tensor) if name.endswith("num_batches_tracked") else tensor
-            continue
-        value = state[name].to(tensor.dtype)
-        if value is state[name] and (copy or not value.is_contiguous()):
-            value = value.clone(memory_format=torch.contiguous_format)
-        own[name] = value
+    own = {name: _owned(state.pop(name, None), tensor, name, copy) for name, tensor in expected.items()}
     module.load_state_dict(own, strict=True, assign=True)
+
+
+def _owned(given: Tensor | None, built: Tensor, name: str, copy: bool) -> Tensor:
+    if given is None:  # a counter restarts, a kernel is as built
+        return torch.zeros_like(built) if name.endswith("num_batches_tracked") else built
+    value = given.to(built.dtype)
+    if value is given and (copy or not value.is_contiguous()):
+        value = value.clone(memory_format=torch.contiguous_format)
+    return value

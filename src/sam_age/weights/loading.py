@@ -63,11 +63,11 @@ def read_whole(path: Path) -> tuple[Contents, Checkpoint]:
 
 
 def fill_network(module: nn.Module, found: Checkpoint, contents: Contents) -> None:
-    """Load a recognised file's weights strictly into a network built to its size."""
+    """Load a recognised file's weights strictly into a network built to its size; empties `found.state`."""
     if contents.container != "safetensors" and hasattr(module, "load_weights_file"):
         module.load_weights_file(contents.path)
         return
-    state = dict(found.state)
+    state = found.state
     centre = state.get("latent_avg", found.latent_avg)
     path, whole = contents.path, isinstance(module, SAM | PSP)
     if whole:

@@ -129,8 +129,10 @@ def _ours(contents: Contents) -> Checkpoint:
         raise InputError(
             f"{contents.path}: damaged metadata ({error}). Convert the original again."
         ) from None
-    state = dict(contents.tree)
-    latent_avg = state.pop("latent_avg", None) if kind == "Generator" else None
+    state = contents.tree  # not a copy: loading empties it as it goes
+    latent_avg = state.get("latent_avg") if kind == "Generator" else None
+    if latent_avg is not None:
+        state = {name: value for name, value in state.items() if name != "latent_avg"}
     return Checkpoint(kind, f"a {FORMAT} file of {kind}", config, state, latent_avg)
 
 
