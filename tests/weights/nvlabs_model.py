@@ -69,9 +69,7 @@ def fir(x: Tensor, kernel: Tensor, pad: tuple[int, int]) -> Tensor:
 
 
 class Layer(Persistent):
-    def __init__(
-        self, inputs: int, outputs: int, w_dim: int, resolution: int, up: int, kernel: Tensor
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, up: int, kernel: Tensor) -> None:
         super().__init__()
         self.resolution, self.up, self.activation, self.conv_clamp = resolution, up, "lrelu", None
         self.affine = Dense(w_dim, inputs, bias=1.0)

@@ -138,14 +138,10 @@ def test_a_checkpoint_of_another_size_or_kind_says_so(tmp_path):
 def test_the_start_from_scratch_is_the_authors_loaders(tmp_path):
     torch.save(files.filled("model_ir_se50"), tmp_path / "trunk.pth")
     average = files.filled_latent_avg(512)
-    torch.save(
-        {"g_ema": files.filled("small", "generator64"), "latent_avg": average}, tmp_path / "stylegan2.pt"
-    )
+    torch.save({"g_ema": files.filled("small", "generator64"), "latent_avg": average}, tmp_path / "stylegan2.pt")
     # the case hashes the pSp file's names as psp.encoder.*; its decoder plays no part
     whole = files.manifest("sam64")["state_dict"]
-    encoder = {
-        k.removeprefix("pretrained_"): v for k, v in whole.items() if k.startswith("pretrained_encoder.")
-    }
+    encoder = {k.removeprefix("pretrained_"): v for k, v in whole.items() if k.startswith("pretrained_encoder.")}
     psp = files.state_dict(encoder, "psp.") | {
         f"decoder.{name}": value for name, value in files.empty("small", "generator64").items()
     }

@@ -7,7 +7,8 @@ from torch import nn
 from sam_age import weights
 from sam_age.errors import InputError
 from sam_age.models.age import DEX
-from sam_age.models.identity import ArcFace, FaceEmbedder
+from sam_age.models.identity import ArcFace, FaceEmbedder, FaceNet
+from sam_age.models.perceptual import LPIPS
 from tests.golden import Golden, assert_matches
 from tests.weights import files
 
@@ -106,6 +107,29 @@ def test_arcface_loads_from_the_authors_file(tmp_path):
     case = Golden()["ir_se50"]
     with torch.no_grad():
         assert_matches(case, {"feats256": judge(case.tensors()["x256"])})
+
+
+def test_a_facenet_file_loads_as_a_judge_and_alone(tmp_path):
+    facenet_pytorch = pytest.importorskip("facenet_pytorch")
+    torch.manual_seed(2)
+    published = facenet_pytorch.InceptionResnetV1(classify=True, num_classes=10).eval()
+    torch.save(published.state_dict(), tmp_path / "x.pt")
+    published.classify = False
+    crops = torch.rand(1, 3, 160, 160)
+    for judge in (
+        weights.frozen(FaceNet(), tmp_path / "x.pt", name="identity"),
+        weights.load(tmp_path / "x.pt"),
+    ):
+        with torch.no_grad():
+            assert torch.equal(judge.network(crops), published(crops))
+
+
+def test_torchvisions_alexnet_file_loads_into_lpips(tmp_path):
+    alexnet = files.filled("lpips_alex", "alexnet")
+    torch.save(alexnet | {"classifier.6.bias": torch.ones(1000)}, tmp_path / "x.pth")
+    judge = weights.frozen(LPIPS(), tmp_path / "x.pth", name="perceptual")
+    assert torch.equal(judge.alexnet[0].weight, alexnet["features.0.weight"])
+    assert not any(parameter.requires_grad for parameter in judge.parameters())
 
 
 @pytest.mark.slow

@@ -47,9 +47,7 @@ def test_the_stream_format_of_older_torch_loads_too(tmp_path, generator64):
     assert_matches(case, {"w": weights.load(path).mapping(case.tensors()["z"]).detach()})
 
 
-def test_a_stylegan2_file_of_2019_without_noise_maps_gets_the_same_ones_every_time(
-    tmp_path, generator64, caplog
-):
+def test_a_stylegan2_file_of_2019_without_noise_maps_gets_the_same_ones_every_time(tmp_path, generator64, caplog):
     path = tmp_path / "old.pt"
     torch.save({"g_ema": without_noises(generator64)}, path)
     with caplog.at_level(logging.INFO, "sam_age"):
@@ -110,9 +108,7 @@ def test_model_ir_se50_gives_the_authors_embeddings_with_or_without_batch_counte
         arcface = weights.load(tmp_path / "model.pth")
         assert type(arcface).__name__ == "ArcFace"
         with torch.no_grad():
-            assert_matches(
-                case, {"embedding112": arcface.embed(inputs["x112"]), "feats256": arcface(inputs["x256"])}
-            )
+            assert_matches(case, {"embedding112": arcface.embed(inputs["x112"]), "feats256": arcface(inputs["x256"])})
 
 
 @pytest.mark.slow

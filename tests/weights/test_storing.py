@@ -56,9 +56,7 @@ def test_two_trunk_blocks_of_one_width_are_rebuilt_from_the_metadata(tmp_path):
 
 def test_the_metadata_say_what_the_file_is(tmp_path):
     model = files.tiny_sam()
-    metadata, tensors = stored(
-        weights.save(model, tmp_path / "x.safetensors", facts={"converted_from": "a.pt"})
-    )
+    metadata, tensors = stored(weights.save(model, tmp_path / "x.safetensors", facts={"converted_from": "a.pt"}))
     assert metadata["format"] == "sam-age/1"
     assert metadata["kind"] == "SAM"
     assert json.loads(metadata["config"]) == model.config

@@ -128,9 +128,7 @@ def _torch(path: Path, mapped: bool) -> Contents:
 
 
 def _refusal(path: Path, message: str) -> str:
-    wanted = re.search(
-        r"(?:GLOBAL|Unsupported (?:global:|class)|type)\s+(?:GLOBAL\s+)?([\w.]+\.\w+)", message
-    )
+    wanted = re.search(r"(?:GLOBAL|Unsupported (?:global:|class)|type)\s+(?:GLOBAL\s+)?([\w.]+\.\w+)", message)
     if wanted is None:
         return f"{path} is damaged: its index cannot be read. {AGAIN}"
     return (
@@ -143,9 +141,7 @@ def _torch_problem(path: Path, message: str) -> str:
     if "TorchScript" in message:
         return f"{path} is a TorchScript program, not a checkpoint: save the module's state_dict instead."
     if "central directory" in message or "EOF" in message or not message:
-        return (
-            f"{path} is damaged or cut short: its end is missing after {path.stat().st_size:,} bytes. {AGAIN}"
-        )
+        return f"{path} is damaged or cut short: its end is missing after {path.stat().st_size:,} bytes. {AGAIN}"
     if zipfile.is_zipfile(path) and not _has_index(path):
         return f"{path} is a zip archive, but not one that torch.save wrote."
     first = message.strip().splitlines()[0][:120]

@@ -37,9 +37,7 @@ class _NoRandomInit(TorchFunctionMode):
     Fixed buffers (blur kernels, constants) keep their values, which building on the meta device would lose.
     """
 
-    IN_PLACE = frozenset(
-        f"{how}{law}_" for how in ("", "kaiming_", "xavier_") for law in ("normal", "uniform")
-    )
+    IN_PLACE = frozenset(f"{how}{law}_" for how in ("", "kaiming_", "xavier_") for law in ("normal", "uniform"))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

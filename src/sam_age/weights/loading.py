@@ -93,9 +93,7 @@ def _for_each_style(centre: Tensor | None, expected: Tensor) -> Tensor:
 def centre_of(generator: Generator, latent_avg: Tensor | None, path: Path | str) -> Tensor:
     """(style_dim,): the file's average w, or the mean over a fixed sample where it has none."""
     if latent_avg is None:
-        log.warning(
-            "%s has no latent_avg: took the mean of %d w drawn with a fixed seed.", path, MEAN_SAMPLES
-        )
+        log.warning("%s has no latent_avg: took the mean of %d w drawn with a fixed seed.", path, MEAN_SAMPLES)
         return generator.mean_latent(MEAN_SAMPLES, torch.Generator().manual_seed(0))[0]
     if latent_avg.shape[-1:] != (generator.style_dim,):
         raise InputError(

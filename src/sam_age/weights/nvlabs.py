@@ -75,14 +75,6 @@ class _Tensor:
         return view.to(torch.float32).contiguous().clone()
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin1")  # how pickle protocol 2 spells bytes
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
 def _stand_ins() -> dict[str, Callable[..., Any]]:
     """A fresh set for every file, since a pickle may write attributes onto the classes it is given."""
     network = type("Network", (_Network,), {})
@@ -92,7 +84,7 @@ def _stand_ins() -> dict[str, Callable[..., Any]]:
     inert = type("Inert", (_Object,), {})
     return {
         "torch_utils.persistence._reconstruct_persistent_obj": network,
-        "torch._utils._rebuild_parameter": lambda data, *rest: _parameter(data),
+        "torch._utils._rebuild_parameter": lambda data, *rest: data,
         "torch._utils._rebuild_tensor": tensor,
         "torch._utils._rebuild_tensor_v2": tensor,
         "torch.storage._load_from_bytes": storage,
@@ -100,20 +92,16 @@ def _stand_ins() -> dict[str, Callable[..., Any]]:
         "dnnlib.util.EasyDict": mapping,
         "builtins.set": lambda items=(): set(items),
         "__builtin__.set": lambda items=(): set(items),
-        "_codecs.encode": lambda text, encoding="latin1": _encode(text),
+        "_codecs.encode": lambda text, *rest: text.encode("latin1"),  # how protocol 2 spells bytes
         "torch.Size": lambda items=(): tuple(items),
         "torch.device": inert,
         "numpy.dtype": inert,
         "numpy.ndarray": inert,
-        "numpy.core.multiarray.scalar": _number(inert),
-        "numpy._core.multiarray.scalar": _number(inert),
+        "numpy.core.multiarray.scalar": inert,
+        "numpy._core.multiarray.scalar": inert,
         "numpy.core.multiarray._reconstruct": inert,
         "numpy._core.multiarray._reconstruct": inert,
     }
-
-
-def _number(inert: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *_: inert()
 
 
 class _Reader(pickle.Unpickler):
@@ -138,7 +126,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The generator's tensors in rosinality's names, with `latent_avg`, and what is known about it.
 
     Returns:
-        ({name: float32 tensor}, {"lr_mlp": float, "conv_clamp": float or None, "nv_name": name}).
+        ({name: float32 tensor}, {"lr_mlp": float, "conv_clamp": float or None}).
     Raises:
         InputError: not such a file, damaged, in need of code, or a generator that ours cannot be.
     """
@@ -216,9 +204,7 @@ def _check_form(path: Path, network: _Network) -> None:
     block = _at(network, "synthesis", "b4")
     for name, value in wanted.items():
         if block.get(name, value) != value:
-            raise InputError(
-                f"{path}: its generator has {name} {block[name]!r}; only {value!r} is supported."
-            )
+            raise InputError(f"{path}: its generator has {name} {block[name]!r}; only {value!r} is supported.")
     activation = _at(network, "synthesis", "b4", "conv1").get("activation", "lrelu")
     if activation != "lrelu":
         raise InputError(f"{path}: its generator has activation {activation!r}; only 'lrelu' is supported.")

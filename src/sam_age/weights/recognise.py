@@ -126,9 +126,7 @@ def _ours(contents: Contents) -> Checkpoint:
         if not isinstance(config, dict):
             raise ValueError("config is not a dictionary")
     except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{contents.path}: damaged metadata ({error}). Convert the original again."
-        ) from None
+        raise InputError(f"{contents.path}: damaged metadata ({error}). Convert the original again.") from None
     state = contents.tree  # not a copy: loading empties it as it goes
     latent_avg = state.get("latent_avg") if kind == "Generator" else None
     if latent_avg is not None:

@@ -20,9 +20,7 @@ from sam_age.weights.recognise import FORMAT
 HALF_MAX = 65504.0  # largest float16
 
 
-def save(
-    module: nn.Module, path: str | Path, half: bool = False, facts: dict[str, str] | None = None
-) -> Path:
+def save(module: nn.Module, path: str | Path, half: bool = False, facts: dict[str, str] | None = None) -> Path:
     """Write a network's weights and constructor arguments; `load` reads them back.
 
     Args:
