@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import logging
 import os
 import re
@@ -28,25 +30,37 @@ def hydra_app(config_name: str, task: Callable[[DictConfig], None]) -> Callable[
     with exit code 2; anything else is a bug and keeps its traceback.
     """
     name = f"sam-{config_name}"
-    run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(task)
+
+    @functools.wraps(task)
+    def guarded(cfg: DictConfig) -> None:
+        with _plain_errors(name, config_name):  # inside the job: Hydra adds lines of its own to what leaves it
+            task(cfg)
+
+    run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)
 
     def main() -> None:
-        # Hydra would print its own report and leave with code 1; let errors through to us instead.
+        # Hydra would report config mistakes in its own words and leave with code 1; let them through to us.
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        try:
+        with _plain_errors(name, config_name):
             run()
-        except InputError as error:
-            _stop(name, str(error))
-        except MissingMandatoryValue as error:
-            key = error.full_key or "a value"
-            _stop(name, f"{key} is needed: {name} {key}=... ({name} --help shows examples)")
-        except (HydraException, OmegaConfBaseException) as error:
-            _stop(name, _explain(str(error), config_name))
-        except KeyboardInterrupt:
-            _stop(name, "interrupted", code=130)
 
     return main
+
+
+@contextlib.contextmanager
+def _plain_errors(name: str, config_name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        _stop(name, str(error))
+    except MissingMandatoryValue as error:
+        key = error.full_key or "a value"
+        _stop(name, f"{key} is needed: {name} {key}=... ({name} --help shows examples)")
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(name, _explain(str(error), config_name))
+    except KeyboardInterrupt:
+        _stop(name, "interrupted", code=130)
 
 
 def _stop(name: str, message: str, code: int = BAD_INPUT) -> None:

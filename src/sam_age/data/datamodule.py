@@ -1,0 +1,145 @@
+"""FacesDataModule: sources of aligned faces as Lightning wants them, deterministic and exactly resumable."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from sam_age.data.dataset import FacesDataset, to_unit_range
+from sam_age.data.sampler import InOrder, ShuffledStream
+from sam_age.data.sources import ImageSource, Subset, open_source
+
+log = logging.getLogger("sam_age")
+
+Where = str | Path | ImageSource
+
+
+class FacesDataModule(pl.LightningDataModule):
+    """Aligned faces for training, validation and testing.
+
+    A batch is {"faces": float (N, 3, image_size, image_size) in [-1, 1], "index": (N,), "age": (N,) years,
+    NaN where unknown}; it travels to the device as uint8.
+
+    Args:
+        train, val, test: where the faces are: a folder, a zip, tar shards (see `open_source`), or a source.
+            val and test may be None.
+        batch_size: faces a step, on each device.
+        val_batch_size: the same for validation and test.
+        num_workers: loader processes on each device.
+        image_size: side in pixels.
+        flip: probability of mirroring a training face.
+        seed: of order and mirroring.
+        on_error: "skip" or "stop", at a picture that cannot be read.
+        max_val_images: validate and test on the first so many; None on all.
+        shard_window: tar shards mixed with each other at a time, which keeps reads local on many machines;
+            None shuffles freely over all shards.
+
+    Raises:
+        InputError: at once, when a path holds nothing usable.
+    """
+
+    def __init__(
+        self,
+        train: Where | None = None,
+        val: Where | None = None,
+        test: Where | None = None,
+        *,
+        batch_size: int = 6,
+        val_batch_size: int = 6,
+        num_workers: int = 4,
+        image_size: int = 256,
+        flip: float = 0.5,
+        seed: int = 0,
+        on_error: str = "skip",
+        max_val_images: int | None = None,
+        shard_window: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
+        self.seed, self.shard_window = seed, shard_window
+        self.position = 0  # samples over all ranks that training has consumed
+
+        def dataset(where: Where | None, *, flip: float = 0.0, limit: int | None = None) -> FacesDataset | None:
+            if where is None:
+                return None
+            source = open_source(where)
+            if limit is not None and limit < len(source):
+                source = Subset(source, range(limit))
+            return FacesDataset(source, size=image_size, flip=flip, seed=seed, on_error=on_error)
+
+        self.train_set = dataset(train, flip=flip)
+        self.val_set = dataset(val, limit=max_val_images)
+        self.test_set = dataset(test, limit=max_val_images)
+
+    # ---- loaders -----------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless; begins where the checkpoint left off."""
+        source = self.train_set.source
+        stream = ShuffledStream(
+            len(self.train_set),
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            start=self.position,
+            blocks=getattr(source, "blocks", None) if self.shard_window else None,
+            window=self.shard_window or 1,
+        )
+        return self._loader(self.train_set, stream, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._in_order(self.val_set)
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self._in_order(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader | list:
+        return self._in_order(self.test_set)
+
+    def _in_order(self, dataset: FacesDataset | None) -> DataLoader | list:
+        if dataset is None:
+            return []
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self._loader(dataset, InOrder(len(dataset), rank=rank, world=world), self.val_batch_size)
+
+    def _loader(self, dataset: FacesDataset, sampler: Sampler, batch_size: int) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            # forked workers deadlock with CUDA and threads; spawned ones are the same on every system
+            multiprocessing_context="spawn" if self.num_workers else None,
+        )
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        return batch | {"faces": to_unit_range(batch["faces"])}
+
+    # ---- resuming ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is in the stream: counted from the steps done, not from what was prefetched."""
+        done = self.position
+        if self.trainer is not None:
+            done = self.trainer.global_step * self.batch_size * self.trainer.world_size
+        return {"position": done, "length": len(self.train_set), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.position = state_dict["position"]
+        now = {"length": len(self.train_set), "seed": self.seed}
+        changed = [f"{k} was {state_dict[k]}, is {v}" for k, v in now.items() if state_dict[k] != v]
+        if changed:
+            log.warning(
+                "The training data changed since the checkpoint (%s): the run goes on at sample %d, but not "
+                "with the faces it would have seen.",
+                "; ".join(changed),
+                self.position,
+            )

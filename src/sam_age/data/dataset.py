@@ -1,0 +1,92 @@
+"""Pictures of a source as training samples: decoded, 256 pixels, perhaps flipped, with what is known of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sam_age.data.images import read_image
+from sam_age.data.sampler import Key
+from sam_age.data.sources import ImageSource
+from sam_age.errors import InputError
+
+log = logging.getLogger("sam_age")
+
+ON_ERROR = ("skip", "stop")
+
+
+class FacesDataset(Dataset[dict[str, Any]]):
+    """Aligned faces by (epoch, index), or by index alone for epoch 0.
+
+    A sample is {"faces": uint8 (3, size, size), "index": its number in the source, "age": float years, NaN
+    where unknown}. Whether it is mirrored depends on (seed, epoch, index) alone.
+
+    Args:
+        source: where the pictures are.
+        size: side in pixels; others are resized bilinearly, whatever their shape, as the authors do.
+        flip: probability of mirroring.
+        on_error: "skip" reports a picture that cannot be read and takes the next one in its place; "stop"
+            raises.
+    """
+
+    def __init__(
+        self, source: ImageSource, *, size: int = 256, flip: float = 0.0, seed: int = 0, on_error: str = "skip"
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise InputError(f"on_error is skip or stop, not {on_error!r}.")
+        if not 0 <= flip <= 1:
+            raise InputError(f"flip is a probability from 0 to 1, not {flip}.")
+        self.source, self.size, self.flip, self.seed, self.on_error = source, size, flip, seed, on_error
+        self.skipped: dict[str, str] = {}  # name -> reason, of this process
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index, image = self._readable(index)
+        pixels = to_pixels(resize(image, self.size))
+        if self.flip and self._mirrored(epoch, index):
+            pixels = pixels.flip(2)
+        age = self.source.age(index) if hasattr(self.source, "age") else math.nan
+        return {"faces": pixels, "index": index, "age": torch.tensor(age, dtype=torch.float32)}
+
+    def _mirrored(self, epoch: int, index: int) -> bool:
+        return np.random.default_rng([self.seed, epoch, index]).random() < self.flip
+
+    def _readable(self, index: int) -> tuple[int, Image.Image]:
+        """The picture at index, or the next one that can be read."""
+        for step in range(len(self.source)):
+            candidate = (index + step) % len(self.source)
+            name = self.source.name(candidate)
+            try:
+                return candidate, read_image(self.source.read(candidate), name=name)
+            except (InputError, OSError) as error:
+                if self.on_error == "stop":
+                    raise InputError(f"{error} (data.on_error=skip goes on without it)") from error
+                if name not in self.skipped:
+                    self.skipped[name] = str(error)
+                    log.warning("Skipped, %d so far in this process: %s", len(self.skipped), error)
+        raise InputError(f"None of the {len(self.source)} pictures can be read; the last: {name}.")
+
+
+def resize(image: Image.Image, size: int) -> Image.Image:
+    """To a square of `size` pixels, bilinear with antialiasing, as torchvision's Resize on a PIL image."""
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """RGB picture -> uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]; done on the device, so that a quarter of the bytes travel."""
+    return pixels.float() / 127.5 - 1
