@@ -176,21 +176,8 @@ def test_a_trial_runs_offline_and_logs_the_sweeps_metric(name, tmp_path, monkeyp
     assert process.wait(timeout=600) == 0
     run = tmp_path / "runs" / f"sweep_{name}" / "trial1"
     assert (run / "checkpoints" / "last.ckpt").is_file()
-    assert sweep(name)["metric"]["name"] in logged_metrics(next(run.glob("wandb/offline-run-*/*.wandb")))
-
-
-def logged_metrics(file: Path) -> set[str]:
-    """Names of what an offline run logged, read by wandb's own reader of its files."""
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
-    store, names = DataStore(), set()
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        names |= {item.key or "/".join(item.nested_key) for item in record.history.item}
-    return names
+    log = next(run.glob("wandb/offline-run-*/*.wandb"))  # records of protocol buffers: names stand there as they are
+    assert sweep(name)["metric"]["name"].encode() in log.read_bytes()
 
 
 @pytest.mark.slow
