@@ -28,11 +28,10 @@ class Throughput(Callback):
             torch.cuda.synchronize(pl_module.device)
         now = time.perf_counter()
         images = steps * len(batch["faces"]) * trainer.world_size
-        values = {"speed/images_per_second": images / (now - self._since)}
+        pl_module.log("speed/images_per_second", images / (now - self._since), on_epoch=False)
         if pl_module.device.type == "cuda":
-            values["speed/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+            pl_module.log("speed/peak_memory_gib", peak, on_epoch=False)
         self._since, self._step = now, trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ def train(cfg: DictConfig) -> None:
     if first_process and checkpoint is None:
         check_free(output, overwrite=cfg.overwrite)
 
+    quieten_lightning()
     torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products, where the card has it
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build(cfg.data)  # first: a wrong path shows in a second, before gigabytes are read
+    if datamodule.train_set is None:
+        raise InputError("There are no training faces: set data.train to a folder, zip or shards of them.")
     module = build(cfg.module)
     module.run_config = OmegaConf.to_container(cfg, resolve=True)
     trainer = build(
@@ -80,6 +84,18 @@ def check_free(output: Path, *, overwrite: bool) -> None:
             f"{output} already holds a run: resume=last goes on with it, overwrite=true starts again, "
             "name=... writes elsewhere."
         )
+
+
+def quieten_lightning() -> None:
+    """Leave out what Lightning says about things that are as they should be here."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*in eval mode at the start of training.*",  # the frozen networks
+        ".*pre-optimization state.*",  # checkpoints are of the weights after the step, as wanted
+        ".*does not have many workers.*",
+        ".*treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def _announce(module: Any, trainer: Any, output: Path, checkpoint: str | None) -> None:
