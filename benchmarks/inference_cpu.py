@@ -27,6 +27,8 @@ MB, GB = 1e6, 1e9
 
 def main() -> None:
     given = _parser().parse_args()
+    if min(given.repeats, given.load_repeats, given.threads, *given.ages) < 1:
+        raise SystemExit(f"{MODULE}: ages, repeats and threads are whole numbers from 1 up.")
     if given.part is not None:
         print(json.dumps(PARTS[given.part](given)))
         return
@@ -159,17 +161,16 @@ def age(given: argparse.Namespace) -> dict[str, Any]:
     face = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
     pipeline = AgingPipeline.from_pretrained(given.file, device="cpu", precision="float32")
     before = peak_memory()
-    first, *rest = times(lambda: pipeline.age([face], ages), 1 + given.repeats)
+    first = times(lambda: pipeline.age([face], ages), 1)[0]
+    with stage_times(pipeline.sam) as stages:
+        seconds = times(lambda: pipeline.age([face], ages), given.repeats)
+    peak = peak_memory()
     codes, pictures = pipeline.age([face], ages)
     if len(pictures[0]) != count or not torch.isfinite(codes[0]).all():
         raise RuntimeError("The pipeline gave too few pictures, or codes that are no numbers.")
-    peak = peak_memory()
-    with stage_times(pipeline.sam) as stages:
-        for _ in range(given.repeats):
-            pipeline.age([face], ages)
     return {
         "first_seconds": first,
-        "seconds": spread(rest or [first]),
+        "seconds": spread(seconds),
         "peak_bytes": peak,
         "peak_bytes_once_loaded": before,
         "batch_size": pipeline.batch_size,

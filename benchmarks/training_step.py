@@ -15,13 +15,16 @@ import importlib
 import math
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, arguments, config, random_losses, random_sam
@@ -54,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--channels-last", action="store_true", help="lay images out as NHWC")
     parser.add_argument("--no-tf32", action="store_true", help="full float32 matrix products and convolutions")
     parser.add_argument(
-        "--no-sync-check", action="store_true", help="do not make a wait for the device an error (CUDA)"
+        "--no-sync-check", action="store_true", help="do not look for places where the host waits for the device"
     )
     return parser
 
@@ -68,7 +71,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         torch.set_float32_matmul_precision("highest" if given.no_tf32 else "high")  # as sam-train sets it
         torch.backends.cudnn.allow_tf32 = not given.no_tf32
     optimizer, optimizer_name = optimizer_factory(given.optimizer)
-    check = cuda and not given.no_sync_check
+    check = not given.no_sync_check
     module = TimedStep(
         random_sam(given.size),
         random_losses(given.size),
@@ -115,7 +118,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": given.batch / module.clock.whole_seconds() * len(seconds),
         "memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         "memory_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
-        "host_waits_in_step": 0 if check else "not checked",
+        "host_waits_in_step": 0 if check and cuda else "not checked",  # one would have raised
+        "host_reads": None if module.host_reads is None else sorted(module.host_reads),
         "losses": losses,
     }
 
@@ -171,14 +175,23 @@ class TimedStep(AgingModule):
     def __init__(self, *args: Any, clock: Clock, warmup: int, check: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.clock, self.warmup, self.check = clock, warmup, check
+        self.host_reads: set[str] | None = None  # None: not looked for
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        start = self.clock.now()
         # The first steps may wait: optimizer states, cuDNN's choice of algorithms and compilation happen there.
-        with no_host_waits() if self.check and batch_idx >= self.warmup else nullcontext():
+        timed = batch_idx >= self.warmup
+        check = nullcontext()
+        if self.check and self.clock.cuda:
+            check = no_host_waits() if timed else check
+        elif self.check:
+            check = HostReads() if batch_idx == self.warmup - 1 else check  # it is slow: not in a timed step
+        start = self.clock.now()
+        with check as reads:
             super().training_step(batch, batch_idx)
-        if batch_idx >= self.warmup:
+        if timed:
             self.clock.steps.append((start, self.clock.now()))
+        if isinstance(reads, HostReads):
+            self.host_reads = reads.places
 
 
 @contextmanager
@@ -189,6 +202,34 @@ def no_host_waits() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class HostReads(TorchDispatchMode):
+    """Count operations whose result the host must see before it can go on: each would wait for a GPU.
+
+    For machines without one, where it cannot be told which tensors would be on the GPU: so it keeps the places.
+    Adam's step counters and our draws of ages stay on the host, are found too, and cost nothing.
+    """
+
+    READS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "repeat_interleave"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.READS:
+            self.places.add(_caller())
+        return func(*args, **(kwargs or {}))
+
+
+def _caller() -> str:
+    """The function above this that is neither torch's nor this benchmark's: "aging.py: draw"."""
+    own = (str(Path(torch.__file__).parent), __file__)
+    for frame in reversed(traceback.extract_stack()):
+        if not frame.filename.startswith(own) and not frame.filename.startswith("<"):
+            return f"{Path(frame.filename).name}: {frame.name}"
+    return "unknown"
 
 
 class Repeat:
