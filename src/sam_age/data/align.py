@@ -109,9 +109,7 @@ def frame(image: Image.Image, quad: np.ndarray, size: int = 256) -> tuple[Image.
 
     factor = int(side / size * 0.5)
     if factor > 1:
-        image = image.resize(
-            (round(image.width / factor), round(image.height / factor)), Image.Resampling.LANCZOS
-        )
+        image = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.LANCZOS)
         quad, side = quad / factor, side / factor
 
     border = max(round(side * _BORDER), 3)

@@ -12,9 +12,8 @@ from sam_age.errors import InputError
 
 # Those that Pillow reads, and three (HEIC, HEIF, JXL) that it reads only with a plugin: listed all the same, so
 # that such a photo is reported as unreadable instead of silently left out.
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
-    + (".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif", ".jxl")
+_READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+IMAGE_SUFFIXES = frozenset([*_READ, ".jp2", ".avif", ".heic", ".heif", ".jxl"])
 )
 
 _EXIF_ORIENTATION = 0x0112
