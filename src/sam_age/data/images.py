@@ -14,7 +14,6 @@ from sam_age.errors import InputError
 # that such a photo is reported as unreadable instead of silently left out.
 _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 IMAGE_SUFFIXES = frozenset([*_READ, ".jp2", ".avif", ".heic", ".heif", ".jxl"])
-)
 
 _EXIF_ORIENTATION = 0x0112
 
