@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from sam_age.data.dataset import FacesDataset, to_unit_range
+from sam_age.data.labels import Labelled
 from sam_age.data.sampler import InOrder, ShuffledStream
 from sam_age.data.sources import ImageSource, Subset, open_source
+from sam_age.errors import InputError
 
 log = logging.getLogger("sam_age")
 
@@ -39,6 +41,9 @@ class FacesDataModule(pl.LightningDataModule):
         max_val_images: validate and test on the first so many; None on all.
         shard_window: tar shards mixed with each other at a time, which keeps reads local on many machines;
             None shuffles freely over all shards.
+        labels: FFHQ-Aging's CSV with the ages of the training faces, see `sam_age.data.labels`.
+        val_labels: the same for validation and test: a key of its own, since CelebA-HQ's numbers would find
+            FFHQ's rows too.
 
     Raises:
         InputError: at once, when a path holds nothing usable.
@@ -59,28 +64,42 @@ class FacesDataModule(pl.LightningDataModule):
         on_error: str = "skip",
         max_val_images: int | None = None,
         shard_window: int | None = None,
+        labels: str | Path | None = None,
+        val_labels: str | Path | None = None,
     ) -> None:
         super().__init__()
+        sizes = {"batch_size": batch_size, "val_batch_size": val_batch_size, "image_size": image_size}
+        for key, value in sizes.items():
+            if value < 1:
+                raise InputError(f"data.{key} is at least 1, not {value}.")
+        if num_workers < 0 or (shard_window is not None and shard_window < 1):
+            raise InputError("data.num_workers is at least 0, and data.shard_window at least 1 or null.")
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         self.seed, self.shard_window = seed, shard_window
         self.position = 0  # samples over all ranks that training has consumed
 
-        def dataset(where: Where | None, *, flip: float = 0.0, limit: int | None = None) -> FacesDataset | None:
+        def dataset(
+            where: Where | None, csv: str | Path | None, *, flip: float = 0.0, limit: int | None = None
+        ) -> FacesDataset | None:
             if where is None:
                 return None
             source = open_source(where)
+            if csv is not None:
+                source = Labelled(source, csv)
             if limit is not None and limit < len(source):
                 source = Subset(source, range(limit))
             return FacesDataset(source, size=image_size, flip=flip, seed=seed, on_error=on_error)
 
-        self.train_set = dataset(train, flip=flip)
-        self.val_set = dataset(val, limit=max_val_images)
-        self.test_set = dataset(test, limit=max_val_images)
+        self.train_set = dataset(train, labels, flip=flip)
+        self.val_set = dataset(val, val_labels, limit=max_val_images)
+        self.test_set = dataset(test, val_labels, limit=max_val_images)
 
     # ---- loaders -----------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
         """Endless; begins where the checkpoint left off."""
+        if self.train_set is None:
+            raise InputError("There is nothing to train on: give data.train= a folder, a zip or shards of faces.")
         source = self.train_set.source
         stream = ShuffledStream(
             len(self.train_set),
@@ -125,16 +144,20 @@ class FacesDataModule(pl.LightningDataModule):
 
     # ---- resuming ----------------------------------------------------------------------------------
 
+    @property
+    def _length(self) -> int:
+        return 0 if self.train_set is None else len(self.train_set)
+
     def state_dict(self) -> dict[str, Any]:
         """Where training is in the stream: counted from the steps done, not from what was prefetched."""
         done = self.position
         if self.trainer is not None:
             done = self.trainer.global_step * self.batch_size * self.trainer.world_size
-        return {"position": done, "length": len(self.train_set), "seed": self.seed}
+        return {"position": done, "length": self._length, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.position = state_dict["position"]
-        now = {"length": len(self.train_set), "seed": self.seed}
+        now = {"length": self._length, "seed": self.seed}
         changed = [f"{k} was {state_dict[k]}, is {v}" for k, v in now.items() if state_dict[k] != v]
         if changed:
             log.warning(

@@ -16,6 +16,7 @@ import io
 import itertools
 import json
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -211,7 +212,7 @@ class Prepared:
         buffer_path = self.folder / f".{tar_name}.part"
         with tarfile.open(buffer_path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for place, (source, crop) in enumerate(self._shard):
-                key = f"{number:06d}_{place:06d}"  # WebDataset's keys end at the first dot, so no file names here
+                key = f"{number:06d}_{place:06d}_{_key(crop, source, self.settings)}"
                 member = key + self.settings.suffix
                 row = {"file": f"{tar_name}/{member}", "source": source} | crop.row
                 rows.append(row)
@@ -266,6 +267,12 @@ def _line(row: dict[str, Any]) -> str:
 
 def _shard_name(number: int) -> str:
     return f"faces-{number:06d}.tar"
+
+
+def _key(crop: Crop, source: str, settings: Settings) -> str:
+    """The picture's name as WebDataset's keys allow it (they end at the first dot); its number stays last."""
+    stem = re.sub(r"[^A-Za-z0-9_-]", "-", PurePosixPath(source).stem)[-60:]
+    return stem + (f"_face{crop.row['face']}" if settings.faces == "all" else "")
 
 
 def _without_face(file: str, settings: Settings) -> str:

@@ -8,6 +8,7 @@ import re
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
@@ -128,7 +129,10 @@ class ZipFaces:
     def read(self, index: int) -> bytes:
         if self._open.pid != os.getpid():
             self._open.pid, self._open.handle = os.getpid(), zipfile.ZipFile(self.path)
-        return self._open.handle.read(self.names[index])
+        try:
+            return self._open.handle.read(self.names[index])
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:  # damaged, or encrypted
+            raise InputError(f"{self.name(index)} cannot be unpacked ({error}).") from error
 
 
 class TarShards:
@@ -195,6 +199,8 @@ def expand_shards(pattern: str) -> list[str]:
         return [path for n in numbers for path in expand_shards(f"{before}{n:0{len(first)}d}{after}")]
     if Path(pattern).is_dir():
         return sorted(str(p) for p in Path(pattern).glob("*.tar"))
+    if Path(pattern).exists():
+        return [pattern]
     return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207 absolute patterns
 
 
@@ -212,7 +218,8 @@ def open_source(where: str | Path | ImageSource) -> ImageSource:
     if not isinstance(where, str | Path):
         return where
     text, path = str(where), Path(where)
-    if "{" in text or glob.has_magic(text) or path.suffix == ".tar":
+    pattern = "{" in text or glob.has_magic(text)
+    if path.suffix == ".tar" or (pattern and not path.exists()):  # a folder's own name may hold brackets
         return TarShards(text)
     if path.is_file():
         if zipfile.is_zipfile(path):
