@@ -43,27 +43,31 @@ class Rows(torch.utils.data.Sampler):
         return BATCH * STEPS // world
 
 
-def main(devices: int, static_graph: bool, output: str) -> None:
+def main(accelerator: str, devices: int, static_graph: bool, output: str) -> None:
+    torch.backends.cudnn.allow_tf32 = False  # three digits would hide what is compared here
+    torch.backends.cudnn.deterministic = True
+    on_gpu = accelerator == "gpu"
     faces = torch.rand(BATCH * STEPS, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
     rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
-    # batch norm on running statistics: those of a batch are synchronised on GPUs only
-    module = tiny_module(optimizer=lambda p: torch.optim.SGD(p, lr=0.05), frozen_batch_norm=True, seed=4)
+    # statistics of a batch can be synchronised on GPUs only; on CPUs the running ones are used
+    module = tiny_module(optimizer=lambda p: torch.optim.SGD(p, lr=0.05), frozen_batch_norm=not on_gpu, seed=4)
     recorder = Recorder()
     strategy = DDPStrategy(
-        process_group_backend="gloo",
+        process_group_backend="nccl" if on_gpu else "gloo",
         broadcast_buffers=False,
         static_graph=static_graph,
         gradient_as_bucket_view=True,
     )
     trainer = pl.Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy if devices > 1 else "auto",
+        accelerator=accelerator, devices=devices, strategy=strategy if devices > 1 else "auto", sync_batchnorm=on_gpu,
         max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, callbacks=[recorder],
     )  # fmt: skip
     trainer.fit(module, DataLoader(rows, batch_size=BATCH // devices, sampler=Rows()))
     if trainer.is_global_zero:
-        torch.save({"losses": recorder.losses, "weights": module.sam.encoder.state_dict()}, output)
+        weights = {name: weight.cpu() for name, weight in module.sam.encoder.state_dict().items()}
+        torch.save({"losses": recorder.losses, "weights": weights}, output)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] == "static", sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "static", sys.argv[4])

@@ -11,9 +11,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(devices: int, graph: str, output: Path) -> dict:
-    command = [sys.executable, "-m", "tests.modules.ddp_run", str(devices), graph, str(output)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def run(accelerator: str, devices: int, graph: str, output: Path) -> dict:
+    command = [sys.executable, "-m", "tests.modules.ddp_run", accelerator, str(devices), graph, str(output)]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -21,16 +22,27 @@ def run(devices: int, graph: str, output: Path) -> dict:
     return torch.load(output, weights_only=True)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict:
-    return run(1, "dynamic", tmp_path_factory.mktemp("ddp") / "one.pt")
-
-
-@pytest.mark.parametrize("graph", ["dynamic", "static"])
-def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, tmp_path: Path) -> None:
-    together = run(2, graph, tmp_path / "two.pt")
+def assert_same(together: dict, alone: dict) -> None:
     torch.testing.assert_close(
         torch.tensor(together["losses"]), torch.tensor(alone["losses"]), rtol=1e-5, atol=1e-6
     )
     for name, weight in alone["weights"].items():
         torch.testing.assert_close(together["weights"][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict:
+    return run("cpu", 1, "dynamic", tmp_path_factory.mktemp("ddp") / "one.pt")
+
+
+@pytest.mark.parametrize("graph", ["dynamic", "static"])
+def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, tmp_path: Path) -> None:
+    assert_same(run("cpu", 2, graph, tmp_path / "two.pt"), alone)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("graph", ["dynamic", "static"])
+def test_two_gpus_equal_one_with_the_joined_batch_and_shared_statistics(graph: str, tmp_path: Path) -> None:
+    one = run("gpu", 1, graph, tmp_path / "one.pt")
+    assert_same(run("gpu", 2, graph, tmp_path / "two.pt"), one)
