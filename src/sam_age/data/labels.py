@@ -62,7 +62,7 @@ def bin_of(age: float) -> int:
     >>> bin_of(2.9), bin_of(3), bin_of(100)
     (0, 1, 9)
     """
-    if not 0 <= age:  # NaN too
+    if math.isnan(age) or age < 0:
         raise InputError(f"{age} is no age: give years from 0.")
     return max(number for number, group in enumerate(AGE_BINS) if group.first <= age)
 

@@ -1,0 +1,120 @@
+"""Whatever a user calls a picture becomes upright 8-bit RGB, or one line."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam_age.data.images import read_image, read_photo
+from sam_age.errors import InputError
+
+
+def stored(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    image = read_image(data)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+@pytest.fixture
+def scene() -> Image.Image:
+    """24 x 16, another colour in each quarter."""
+    image = Image.new("RGB", (24, 16), (250, 10, 10))
+    image.paste((10, 250, 10), (12, 0, 24, 8))
+    image.paste((10, 10, 250), (0, 8, 12, 16))
+    return image
+
+
+# how a camera's sensor held the scene, for each EXIF orientation: the transposition that makes it, from the standard
+HELD = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", HELD)
+def test_pictures_are_turned_upright(scene, orientation):
+    held = scene if HELD[orientation] is None else scene.transpose(HELD[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = read_photo(stored(held, exif=exif))
+    assert photo.orientation == orientation
+    assert np.array_equal(np.asarray(photo.image), np.asarray(scene))
+
+
+def test_a_nonsense_orientation_is_left_alone(scene):
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert read_photo(stored(scene, exif=exif)).image.size == scene.size
+
+
+def test_cmyk_greyscale_and_palette_become_rgb(scene):
+    close = np.abs(pixels(stored(scene.convert("CMYK"), "TIFF")).astype(int) - np.asarray(scene)).max()
+    assert close <= 2
+    grey = pixels(stored(scene.convert("L")))
+    assert (grey[..., 0] == grey[..., 1]).all()
+    assert np.array_equal(grey[..., 0], np.asarray(scene.convert("L")))
+    assert np.array_equal(pixels(stored(scene.quantize(4))), np.asarray(scene))
+    assert set(np.unique(pixels(stored(scene.convert("1"))))) <= {0, 255}
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    for kind in ("PNG", "TIFF"):
+        got = pixels(stored(Image.fromarray(ramp), kind))[..., 0]
+        assert np.array_equal(got, np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+
+def test_transparent_parts_are_white_and_half_transparent_ones_halfway():
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 128))
+    image.putpixel((2, 0), (5, 6, 7, 255))
+    white, half, solid = pixels(stored(image))[0].tolist()
+    assert (white, solid) == ([255] * 3, [5, 6, 7])
+    assert abs(half[0] - 127) <= 1
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([9, 9, 9, 200, 0, 0])
+    palette.putpixel((1, 0), 1)
+    assert pixels(stored(palette, transparency=0))[0].tolist() == [[255] * 3, [200, 0, 0]]
+
+
+def test_the_first_frame_of_an_animation_is_taken(scene):
+    data = stored(scene.quantize(4), "GIF", save_all=True, append_images=[Image.new("P", scene.size)])
+    assert np.abs(pixels(data).astype(int) - np.asarray(scene)).max() <= 8
+
+
+def test_what_is_no_picture_is_one_line(tmp_path, scene):
+    whole = stored(scene.resize((200, 200)), "JPEG")
+    files = {
+        "text.jpg": (b"hello", "not an image"),
+        "empty.png": (b"", r"empty \(0 bytes\)"),
+        "half.jpg": (whole[: len(whole) // 2], "not an image Pillow can read"),
+        "half.png": (stored(scene)[:60], "not an image Pillow can read"),
+    }
+    for name, (data, says) in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=says) as error:
+            read_photo(tmp_path / name)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+    for path in (tmp_path / "absent.png", tmp_path):
+        with pytest.raises(InputError, match="Cannot read"):
+            read_photo(path)
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(monkeypatch, scene):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="far more pixels"):
+        read_photo(stored(scene))
