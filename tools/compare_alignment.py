@@ -10,6 +10,7 @@ between them, and the mean and largest distance of the four corners, all in pixe
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import dlib
@@ -57,13 +58,14 @@ def main(folder: str) -> None:
             found += [compare(near[0].quad, many)] if near else []
         rows += found
         print(line(path.name, found))
-    print(line("all", rows))
+    print(line("all, mean", rows))
+    print(line("all, median", rows, np.median))
 
 
-def line(name: str, rows: list[tuple[float, ...]]) -> str:
+def line(name: str, rows: list[tuple[float, ...]], middle: Callable = np.mean) -> str:
     if not rows:
         return f"| {name} | 0 | | | | | |"
-    centre, ratio, angle, mean, _ = np.mean(rows, axis=0)
+    centre, ratio, angle, mean, _ = middle(rows, axis=0)
     worst = max(r[-1] for r in rows)
     return f"| {name} | {len(rows)} | {centre:.1f} | {ratio:.3f} | {angle:.2f} | {mean:.1f} | {worst:.1f} |"
 
