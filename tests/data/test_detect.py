@@ -22,7 +22,7 @@ def astronaut():
 def test_the_astronaut_has_one_face_where_one_sees_it(detector, astronaut):
     (face,) = detector.detect(astronaut)
     assert face.score > 0.99
-    seen = np.array([(204, 101), (247, 103), (226, 130), (202, 139), (244, 141)])  # read off the picture by eye
+    seen = np.array([(203, 101), (247, 103), (226, 128), (204, 141), (244, 142)])  # read off the picture by eye
     assert np.abs(face.landmarks - seen).max() < 6
     assert (face.box[:2] < seen.min(0)).all()
     assert (face.box[2:] > seen.max(0)).all()

@@ -1,0 +1,114 @@
+"""Batches do not depend on who loads them, and training goes on where it stopped."""
+
+import logging
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sam_age.data.datamodule import FacesDataModule
+from sam_age.errors import InputError
+from tests.data.faces import Aged, Colours, colour, png
+from tests.data.test_sources import write_tar
+
+
+def module(train=None, *, rank=0, world=1, step=0, **settings):
+    """The data module as a trainer of these ranks and steps would see it."""
+    settings = {"batch_size": 3, "num_workers": 0, "image_size": 16, **settings}
+    data = FacesDataModule(train or Colours(7, broken=(2,)), **settings)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=step)
+    return data
+
+
+def batches(data, count):
+    return list(islice(iter(data.train_dataloader()), count))
+
+
+def same(one, other):
+    return all(torch.equal(one[key], other[key]) for key in ("faces", "index"))
+
+
+def test_two_spawned_workers_give_the_batches_of_none():
+    alone, helped = batches(module(), 4), batches(module(num_workers=2), 4)
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+    assert len({tuple(batch["index"].tolist()) for batch in alone}) > 1
+
+
+def test_two_ranks_see_the_joined_batch():
+    joined = batches(module(batch_size=6), 3)
+    first, second = (batches(module(rank=rank, world=2), 3) for rank in (0, 1))
+    for whole, a, b in zip(joined, first, second, strict=True):
+        assert torch.equal(whole["faces"][0::2], a["faces"])
+        assert torch.equal(whole["faces"][1::2], b["faces"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_sees_what_the_uninterrupted_one_would(workers):
+    whole = batches(module(), 6)
+    stopped = module(step=2, num_workers=workers)
+    batches(stopped, 3)  # one more than was trained on: prefetched, and lost with the process
+    resumed = module(num_workers=workers)
+    resumed.load_state_dict(stopped.state_dict())
+    assert all(same(a, b) for a, b in zip(batches(resumed, 4), whole[2:], strict=True))
+
+
+def test_other_data_after_a_resume_is_said(caplog):
+    data = module(Colours(9))
+    with caplog.at_level(logging.WARNING, "sam_age"):
+        data.load_state_dict(module().state_dict())
+    assert "length was 7, is 9" in caplog.text
+
+
+def test_faces_travel_as_bytes_and_arrive_in_the_unit_range():
+    data = module(Aged(3), flip=0.0)
+    (batch,) = batches(data, 1)
+    assert batch["faces"].dtype == torch.uint8
+    arrived = data.on_after_batch_transfer(batch, 0)
+    expected = torch.tensor([[value / 255 * 2 - 1 for value in colour(int(i))] for i in batch["index"]])
+    torch.testing.assert_close(arrived["faces"][:, :, 0, -1], expected)
+    assert torch.equal(arrived["age"], batch["index"] * 10.0)
+
+
+def test_validation_is_every_face_once_in_order_up_to_the_limit():
+    data = module(val=Colours(8), max_val_images=5, val_batch_size=2)
+    assert torch.cat([batch["index"] for batch in data.val_dataloader()]).tolist() == [0, 1, 2, 3, 4]
+    assert data.test_dataloader() == []
+
+
+def test_shards_come_in_windows_and_hold_every_face(tmp_path):
+    for number in range(3):
+        write_tar(tmp_path / f"{number}.tar", [2 * number, 2 * number + 1])
+    data = module(str(tmp_path), shard_window=1, batch_size=2)
+    seen = [sorted(batch["index"].tolist()) for batch in batches(data, 3)]
+    assert sorted(seen) == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_labels_are_the_ages_of_training_faces(tmp_path):
+    (tmp_path / "faces").mkdir()
+    for number in (0, 3, 12):
+        (tmp_path / "faces" / f"{number:05d}.png").write_bytes(png(number))
+    (tmp_path / "labels.csv").write_text("image_number,age_group,age_group_confidence\n0,0-2,1\n12,30-39,0.9\n")
+    where = tmp_path / "faces"
+    data = module(where, val=where, labels=tmp_path / "labels.csv", flip=0.0)
+    (batch,) = batches(data, 1)
+    ages = dict(zip(batch["index"].tolist(), batch["age"].tolist(), strict=True))
+    assert (ages[0], ages[2]) == (1.0, 34.5)
+    assert ages[1] != ages[1]  # NaN: the CSV does not know it
+    assert next(iter(data.val_dataloader()))["age"].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [({"batch_size": 0}, "batch_size"), ({"num_workers": -1}, "num_workers"), ({"shard_window": 0}, "shard_window")],
+)
+def test_settings_out_of_range_are_refused(bad, says):
+    with pytest.raises(InputError, match=says):
+        module(**bad)
+
+
+def test_training_without_data_is_one_line():
+    data = FacesDataModule(val=Colours(2))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=0)
+    with pytest.raises(InputError, match=r"data\.train="):
+        data.train_dataloader()
