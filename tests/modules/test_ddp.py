@@ -22,12 +22,13 @@ def run(accelerator: str, devices: int, graph: str, output: Path) -> dict:
     return torch.load(output, weights_only=True)
 
 
-def assert_same(together: dict, alone: dict) -> None:
-    torch.testing.assert_close(
-        torch.tensor(together["losses"]), torch.tensor(alone["losses"]), rtol=1e-5, atol=1e-6
-    )
+def assert_same(together: dict, alone: dict, rounding: float = 1e-5) -> None:
+    losses, expected = torch.tensor(together["losses"]), torch.tensor(alone["losses"])
+    torch.testing.assert_close(losses[0], expected[0], rtol=1e-6, atol=0)  # before any update
+    torch.testing.assert_close(losses, expected, rtol=rounding, atol=0)
     for name, weight in alone["weights"].items():
-        torch.testing.assert_close(together["weights"][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+        got = together["weights"][name]
+        assert (got - weight).double().norm() <= 10 * rounding * weight.double().norm().clamp_min(0.1), name
 
 
 @pytest.fixture(scope="module")
@@ -45,4 +46,5 @@ def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, 
 @pytest.mark.parametrize("graph", ["dynamic", "static"])
 def test_two_gpus_equal_one_with_the_joined_batch_and_shared_statistics(graph: str, tmp_path: Path) -> None:
     one = run("gpu", 1, graph, tmp_path / "one.pt")
-    assert_same(run("gpu", 2, graph, tmp_path / "two.pt"), one)
+    # cuDNN convolves batches of two and of four by other algorithms
+    assert_same(run("gpu", 2, graph, tmp_path / "two.pt"), one, rounding=1e-4)
