@@ -5,7 +5,9 @@ from itertools import islice
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sam_age.data.datamodule import FacesDataModule
 from sam_age.errors import InputError
@@ -13,12 +15,18 @@ from tests.data.faces import Aged, Colours, colour, png
 from tests.data.test_sources import write_tar
 
 
-def module(train=None, *, rank=0, world=1, step=0, **settings):
-    """The data module as a trainer of these ranks and steps would see it."""
+def module(train=None, *, rank=0, world=1, **settings):
+    """The data module as a trainer of these ranks would see it before its first batch."""
     settings = {"batch_size": 3, "num_workers": 0, "image_size": 16, **settings}
     data = FacesDataModule(train or Colours(7, broken=(2,)), **settings)
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=step)
+    data.trainer = a_trainer(rank, world)
     return data
+
+
+def a_trainer(rank=0, world=1):
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(global_rank=rank, world_size=world, fit_loop=loop)
 
 
 def batches(data, count):
@@ -43,14 +51,57 @@ def test_two_ranks_see_the_joined_batch():
         assert torch.equal(whole["faces"][1::2], b["faces"])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_resumed_run_sees_what_the_uninterrupted_one_would(workers):
-    whole = batches(module(), 6)
-    stopped = module(step=2, num_workers=workers)
-    batches(stopped, 3)  # one more than was trained on: prefetched, and lost with the process
-    resumed = module(num_workers=workers)
-    resumed.load_state_dict(stopped.state_dict())
-    assert all(same(a, b) for a, b in zip(batches(resumed, 4), whole[2:], strict=True))
+class Watcher(pl.LightningModule):
+    """Writes down the faces that it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(())), []
+
+    def training_step(self, batch, _):
+        self.seen += [(int(i), float(face.mean())) for i, face in zip(batch["index"], batch["faces"], strict=True)]
+        return self.weight * batch["faces"].mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def train(folder, steps, resume=None, batch_size=3, num_workers=0, **settings):
+    """What a run of so many optimizer steps saw; resume: the step whose checkpoint it goes on from."""
+    watcher = Watcher()
+    save = ModelCheckpoint(folder, "{step}", auto_insert_metric_name=False, every_n_train_steps=1, save_top_k=-1)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        callbacks=[save],
+        **settings,
+    )
+    data = FacesDataModule(Colours(7, broken=(2,)), batch_size=batch_size, num_workers=num_workers, image_size=16)
+    trainer.fit(watcher, datamodule=data, ckpt_path=resume and folder / f"{resume}.ckpt", weights_only=True)
+    return watcher.seen
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_workers": 2}, {"accumulate_grad_batches": 2}, {"limit_train_batches": 2, "max_epochs": -1}]
+)
+def test_a_resumed_run_sees_what_the_uninterrupted_one_would(tmp_path, settings):
+    whole = train(tmp_path / "whole", 5, **settings)
+    until = train(tmp_path / "stopped", 2, **settings)
+    after = train(tmp_path / "stopped", 5, resume=2, **settings)
+    assert until + after == whole
+    assert len(set(whole[:6])) > 1
+
+
+def test_a_run_resumed_with_another_batch_size_goes_on_at_the_same_face(tmp_path):
+    whole = train(tmp_path / "whole", 6)
+    until = train(tmp_path / "stopped", 2)
+    after = train(tmp_path / "stopped", 8, resume=2, batch_size=2)
+    assert until + after == whole
 
 
 def test_other_data_after_a_resume_is_said(caplog):
@@ -109,6 +160,6 @@ def test_settings_out_of_range_are_refused(bad, says):
 
 def test_training_without_data_is_one_line():
     data = FacesDataModule(val=Colours(2))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=0)
+    data.trainer = a_trainer()
     with pytest.raises(InputError, match=r"data\.train="):
         data.train_dataloader()

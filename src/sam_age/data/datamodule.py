@@ -76,7 +76,8 @@ class FacesDataModule(pl.LightningDataModule):
             raise InputError("data.num_workers is at least 0, and data.shard_window at least 1 or null.")
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         self.seed, self.shard_window = seed, shard_window
-        self.position = 0  # samples over all ranks that training has consumed
+        self._start = 0  # position at which this run began: samples over all ranks
+        self._batches_before: int | None = None  # that the trainer had done by then; None until training begins
 
         def dataset(
             where: Where | None, csv: str | Path | None, *, flip: float = 0.0, limit: int | None = None
@@ -97,16 +98,17 @@ class FacesDataModule(pl.LightningDataModule):
     # ---- loaders -----------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
-        """Endless; begins where the checkpoint left off."""
+        """Endless; begins where the checkpoint left off, and goes on where `limit_train_batches` ends an epoch."""
         if self.train_set is None:
             raise InputError("There is nothing to train on: give data.train= a folder, a zip or shards of faces.")
+        self._start, self._batches_before = self.position(), self._batches_done()
         source = self.train_set.source
         stream = ShuffledStream(
             len(self.train_set),
             seed=self.seed,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
-            start=self.position,
+            start=self.position,  # a method: asked again by every new iteration
             blocks=getattr(source, "blocks", None) if self.shard_window else None,
             window=self.shard_window or 1,
         )
@@ -148,21 +150,30 @@ class FacesDataModule(pl.LightningDataModule):
     def _length(self) -> int:
         return 0 if self.train_set is None else len(self.train_set)
 
+    def _batches_done(self) -> int:
+        """Training batches of the whole run; not steps, which gradient accumulation and GANs count otherwise."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+    def position(self) -> int:
+        """Samples over all ranks that training has consumed: trained on, not merely prefetched."""
+        if self._batches_before is None or self.trainer is None:
+            return self._start
+        batches = self._batches_done() - self._batches_before
+        return self._start + batches * self.batch_size * self.trainer.world_size
+
     def state_dict(self) -> dict[str, Any]:
-        """Where training is in the stream: counted from the steps done, not from what was prefetched."""
-        done = self.position
-        if self.trainer is not None:
-            done = self.trainer.global_step * self.batch_size * self.trainer.world_size
-        return {"position": done, "length": self._length, "seed": self.seed}
+        """Where training is in the stream."""
+        return {"position": self.position(), "length": self._length, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.position = state_dict["position"]
+        """Go on from a checkpoint; another batch size or number of processes goes on at the same sample."""
+        self._start, self._batches_before = state_dict["position"], None
         now = {"length": self._length, "seed": self.seed}
         changed = [f"{k} was {state_dict[k]}, is {v}" for k, v in now.items() if state_dict[k] != v]
-        if changed:
+        if self.train_set is not None and changed:
             log.warning(
                 "The training data changed since the checkpoint (%s): the run goes on at sample %d, but not "
                 "with the faces it would have seen.",
                 "; ".join(changed),
-                self.position,
+                self._start,
             )

@@ -126,7 +126,7 @@ def prepare_faces(
     root, pictures = find_pictures(Path(source), Path(output))
     prepared = Prepared(Path(output), settings, overwrite=overwrite)
     todo = [path for path in pictures if not prepared.has(_relative(path, root), path.stat().st_size)]
-    names = prepared.stems([_relative(path, root) for path in todo])
+    names = prepared.stems([_relative(path, root) for path in todo], [_relative(path, root) for path in pictures])
     workers = min(workers if workers is not None else os.cpu_count() or 1, len(todo))
     first_failure, faces, failed = "", 0, 0
     with (

@@ -107,14 +107,14 @@ class Prepared:
             )
         return True
 
-    def stems(self, sources: list[str]) -> list[str]:
+    def stems(self, sources: list[str], everything: list[str]) -> list[str]:
         """A name for each picture's faces, without suffix: the input's tree.
 
-        Pictures that differ in their suffix alone keep it. Case does not tell names apart, as on Windows and macOS.
+        Pictures of `everything`, done or not, that differ in their suffix alone keep it. Case does not tell names apart, as on Windows and macOS.
         """
         taken = {_without_face(row["file"], self.settings).lower() for row in self.rows}
-        wanted = [str(PurePosixPath(source).with_suffix("")) for source in sources]
-        count = Counter(name.lower() for name in wanted)
+        wanted = [_without_suffix(source) for source in sources]
+        count = Counter(_without_suffix(source).lower() for source in everything)
         names = []
         for source, short in zip(sources, wanted, strict=True):
             free = (short, source) if count[short.lower()] == 1 else (source,)
@@ -273,6 +273,10 @@ def _key(crop: Crop, source: str, settings: Settings) -> str:
     """The picture's name as WebDataset's keys allow it (they end at the first dot); its number stays last."""
     stem = re.sub(r"[^A-Za-z0-9_-]", "-", PurePosixPath(source).stem)[-60:]
     return stem + (f"_face{crop.row['face']}" if settings.faces == "all" else "")
+
+
+def _without_suffix(source: str) -> str:
+    return str(PurePosixPath(source).with_suffix(""))
 
 
 def _without_face(file: str, settings: Settings) -> str:

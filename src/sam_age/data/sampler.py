@@ -8,7 +8,7 @@ go on from any position, and neither workers nor prefetching can change what com
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -24,7 +24,7 @@ class ShuffledStream(Sampler[Key]):
         length: pictures in the source.
         seed: of the shuffle.
         rank, world: this process and how many there are.
-        start: position to begin at, samples over all ranks.
+        start: position to begin at, samples over all ranks; a function is asked at each iteration.
         blocks: lengths of consecutive runs of pictures that are read best together (tar shards); None shuffles
             freely. With blocks, shards come in random order and pictures are shuffled within a window of shards.
         window: shards that are mixed with each other.
@@ -37,7 +37,7 @@ class ShuffledStream(Sampler[Key]):
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        start: int = 0,
+        start: int | Callable[[], int] = 0,
         blocks: Sequence[int] | None = None,
         window: int = 4,
     ) -> None:
@@ -65,7 +65,7 @@ class ShuffledStream(Sampler[Key]):
         return np.concatenate(parts)
 
     def __iter__(self) -> Iterator[Key]:
-        position = self.start + self.rank
+        position = (self.start() if callable(self.start) else self.start) + self.rank
         epoch, order = -1, np.empty(0, np.int64)
         while True:
             if position // self.length != epoch:
