@@ -29,6 +29,7 @@ def train(cfg: DictConfig) -> None:
     if first_process and checkpoint is None:
         check_free(output, overwrite=cfg.overwrite)
 
+    check_files(cfg)
     quieten_lightning()
     torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products, where the card has it
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -62,7 +63,7 @@ def resume_from(resume: str | None, output: Path) -> str | None:
     """The checkpoint that `resume` names: None, "last" of this run, or a path."""
     if resume is None:
         return None
-    path = output / "checkpoints" / "last.ckpt" if resume == "last" else Path(resume)
+    path = newest(output / "checkpoints") if resume == "last" else Path(resume)
     if not path.is_file():
         hint = (
             "there is nothing to go on from; leave resume out to start"
@@ -71,6 +72,25 @@ def resume_from(resume: str | None, output: Path) -> str | None:
         )
         raise InputError(f"No checkpoint at {path}: {hint}.")
     return str(path)
+
+
+def newest(checkpoints: Path) -> Path:
+    """last.ckpt, or, where the run was killed before it wrote one, the latest checkpoint there is."""
+    last = checkpoints / "last.ckpt"
+    others = sorted(checkpoints.glob("step_*.ckpt"))
+    return others[-1] if others and not last.exists() else last
+
+
+def check_files(cfg: DictConfig) -> None:
+    """Look for the weights that the model and the losses will want, before anything large is built."""
+    from sam_age.weights.known import resolve
+
+    whole = cfg.model.get("checkpoint")
+    wanted = [whole] if whole else [cfg.model.get(part) for part in ("trunk", "psp", "stylegan2")]
+    networks = [node for node in cfg.losses.values() if isinstance(node, DictConfig)]
+    for weights in [*wanted, *(network.get("weights") for network in networks)]:
+        if weights not in (None, "random"):
+            resolve(weights)
 
 
 def check_free(output: Path, *, overwrite: bool) -> None:
