@@ -110,7 +110,8 @@ class Prepared:
     def stems(self, sources: list[str], everything: list[str]) -> list[str]:
         """A name for each picture's faces, without suffix: the input's tree.
 
-        Pictures of `everything`, done or not, that differ in their suffix alone keep it. Case does not tell names apart, as on Windows and macOS.
+        Pictures of `everything`, done or not, that differ in their suffix alone keep it. Case does not tell names
+        apart, as on Windows and macOS.
         """
         taken = {_without_face(row["file"], self.settings).lower() for row in self.rows}
         wanted = [_without_suffix(source) for source in sources]
