@@ -82,7 +82,7 @@ def train(folder, steps, resume=None, batch_size=3, num_workers=0, **settings):
         **settings,
     )
     data = FacesDataModule(Colours(7, broken=(2,)), batch_size=batch_size, num_workers=num_workers, image_size=16)
-    trainer.fit(watcher, datamodule=data, ckpt_path=resume and folder / f"{resume}.ckpt", weights_only=True)
+    trainer.fit(watcher, datamodule=data, ckpt_path=resume and folder / f"{resume}.ckpt")
     return watcher.seen
 
 

@@ -48,6 +48,20 @@ def test_a_folder_is_read_at_any_depth_in_order(tmp_path, names):
     assert all(known_again(source.read(i), i) for i in range(3))
 
 
+@pytest.mark.parametrize(
+    ("faces", "beside"),
+    [
+        ("images1024x1024/00000/00000.png", ["in-the-wild-images/00000/00000.png", "thumbnails128x128/00000.png"]),
+        ("thumbnails128x128/00000/00000.png", ["in-the-wild-images/00000/00000.png"]),
+        ("CelebA-HQ-img/0.jpg", ["CelebAMask-HQ-mask-anno/0/00000_hair.png"]),
+    ],
+)
+def test_of_a_whole_download_only_the_aligned_faces_are_read(tmp_path, faces, beside):
+    write_folder(tmp_path, [faces, *beside])
+    source = open_source(tmp_path)
+    assert [source.name(i) for i in range(len(source))] == [str(tmp_path / faces)]
+
+
 def test_a_zip_is_read_like_the_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
         for number in (1, 0):

@@ -35,7 +35,8 @@ class ImageSource(Protocol):
 class FolderFaces:
     """All pictures below a folder, at any depth, sorted by path.
 
-    FFHQ's layouts (images1024x1024/00000/00000.png and flat, thumbnails128x128) and CelebA-HQ's are folders.
+    FFHQ's layouts (images1024x1024/00000/00000.png and flat, thumbnails128x128) and CelebA-HQ's are folders; of the
+    whole download of either, `open_source` takes the aligned faces alone.
 
     Raises:
         InputError: no such folder, or no picture in it.
@@ -209,8 +210,15 @@ def _is_picture(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+# Where the aligned faces lie in a whole download, best first: beside them are FFHQ's uncropped photographs and
+# smaller copies, and CelebAMask-HQ's masks.
+_ALIGNED = ("images1024x1024", "CelebA-HQ-img", "thumbnails128x128")
+
+
 def open_source(where: str | Path | ImageSource) -> ImageSource:
     """The source that a path means: a folder of pictures, a zip, a tar, a folder or pattern of tars.
+
+    Of the folder that FFHQ or CelebAMask-HQ was downloaded to, the aligned faces, not what lies beside them.
 
     Raises:
         InputError: nothing there, or nothing usable in it.
@@ -229,4 +237,4 @@ def open_source(where: str | Path | ImageSource) -> ImageSource:
         raise InputError(f"There is nothing at {path}: give the folder, zip or shards that hold the faces.")
     if any(path.glob("*.tar")):
         return TarShards(text)
-    return FolderFaces(path)
+    return FolderFaces(next((path / name for name in _ALIGNED if (path / name).is_dir()), path))
