@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -103,3 +104,15 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
         yield name
         if isinstance(value, dict):
             yield from _keys(value, f"{name}.")
+
+
+def quieten_lightning() -> None:
+    """Leave out what Lightning says about things that are as they should be here."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*in eval mode at the start of training.*",  # the frozen networks
+        ".*pre-optimization state.*",  # checkpoints are of the weights after the step, as wanted
+        ".*does not have many workers.*",
+        ".*treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)

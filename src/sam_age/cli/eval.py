@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sam_age.cli.app import hydra_app
+from sam_age.cli.app import hydra_app, quieten_lightning
 from sam_age.config import CONF_DIR, build
 from sam_age.errors import InputError
 
@@ -31,19 +31,16 @@ def evaluate(cfg: DictConfig) -> None:
         raise InputError(f"split is val or test, not {cfg.split!r}.")
     metrics = None if cfg.output is None else Path(cfg.output) / "metrics.json"
     if metrics is not None and metrics.exists() and not cfg.overwrite:
-        raise InputError(
-            f"{metrics} is already there: overwrite=true replaces it, output=... writes elsewhere."
-        )
+        raise InputError(f"{metrics} is already there: overwrite=true replaces it, output=... writes elsewhere.")
     sam = load(cfg.checkpoint)
     if not isinstance(sam, SAM):
-        raise InputError(
-            f"{cfg.checkpoint} holds {type(sam).__name__}, not a whole SAM: give a SAM checkpoint."
-        )
+        raise InputError(f"{cfg.checkpoint} holds {type(sam).__name__}, not a whole SAM: give a SAM checkpoint.")
     run = run_config(cfg.checkpoint)
     datamodule = build(data_config(cfg, run))
     losses = build(losses_config(cfg, run))
     judges = build(cfg.judges)
     evaluation = AgingEvaluation(sam, losses, ages, judges["age"], judges["identity"])
+    quieten_lightning()
     trainer = build(cfg.trainer)
     score = trainer.test if cfg.split == "test" else trainer.validate
     score(evaluation, datamodule=datamodule, verbose=False)
@@ -78,9 +75,7 @@ def data_config(cfg: DictConfig, run: dict[str, Any]) -> DictConfig:
     """The data chosen on the command line, else the data of the checkpoint's run."""
     chosen = cfg.get("data") or OmegaConf.create(run.get("data") or {})
     if not chosen:
-        raise InputError(
-            f"{cfg.checkpoint} does not say on what data to score it: add data=folder data.val=/my/faces."
-        )
+        raise InputError(f"{cfg.checkpoint} does not say on what data to score it: add data=folder data.val=/my/faces.")
     chosen = OmegaConf.create(OmegaConf.to_container(chosen, resolve=True))
     if cfg.max_images is not None:
         chosen.max_val_images = cfg.max_images
@@ -92,9 +87,7 @@ def losses_config(cfg: DictConfig, run: dict[str, Any]) -> DictConfig:
     given = {key: value for key, value in cfg.weights.items() if value is not None}
     losses = cfg.get("losses") or run.get("losses") or OmegaConf.load(CONF_DIR / "losses/paper.yaml")
     weights = OmegaConf.load(CONF_DIR / "train.yaml").weights
-    whole = OmegaConf.create(
-        {"weights_dir": cfg.weights_dir, "weights": {**weights, **given}, "losses": losses}
-    )
+    whole = OmegaConf.create({"weights_dir": cfg.weights_dir, "weights": {**weights, **given}, "losses": losses})
     for network, key in NETWORKS.items():  # a run's own paths are resolved already: replace them
         if key in given and network in whole.losses:
             whole.losses[network].weights = given[key]

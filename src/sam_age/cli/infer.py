@@ -82,8 +82,7 @@ def output_stems(pictures: list[Path], root: Path, output: Path) -> list[Path]:
     stems = [output / p.relative_to(base).with_suffix("") for p in pictures]
     seen = Counter(stems)
     return [
-        stem.with_name(picture.name) if seen[stem] > 1 else stem
-        for picture, stem in zip(pictures, stems, strict=True)
+        stem.with_name(picture.name) if seen[stem] > 1 else stem for picture, stem in zip(pictures, stems, strict=True)
     ]
 
 
@@ -94,9 +93,7 @@ def check_free(stems: list[Path]) -> None:
             continue
         ours = re.compile(re.escape(stem.name) + r"(_face\d+)?_(\d{3}(\.\d+)?|sheet)\.png")
         if old := next((p for p in sorted(stem.parent.iterdir()) if ours.fullmatch(p.name)), None):
-            raise InputError(
-                f"{old} is already there: overwrite=true replaces it, output=... writes elsewhere."
-            )
+            raise InputError(f"{old} is already there: overwrite=true replaces it, output=... writes elsewhere.")
 
 
 def age_label(age: float) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sam_age.cli.app import hydra_app
+from sam_age.cli.app import hydra_app, quieten_lightning
 from sam_age.config import build
 from sam_age.errors import InputError
 
@@ -65,11 +64,7 @@ def resume_from(resume: str | None, output: Path) -> str | None:
         return None
     path = newest(output / "checkpoints") if resume == "last" else Path(resume)
     if not path.is_file():
-        hint = (
-            "there is nothing to go on from; leave resume out to start"
-            if resume == "last"
-            else "check resume"
-        )
+        hint = "there is nothing to go on from; leave resume out to start" if resume == "last" else "check resume"
         raise InputError(f"No checkpoint at {path}: {hint}.")
     return str(path)
 
@@ -104,18 +99,6 @@ def check_free(output: Path, *, overwrite: bool) -> None:
             f"{output} already holds a run: resume=last goes on with it, overwrite=true starts again, "
             "name=... writes elsewhere."
         )
-
-
-def quieten_lightning() -> None:
-    """Leave out what Lightning says about things that are as they should be here."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (
-        ".*in eval mode at the start of training.*",  # the frozen networks
-        ".*pre-optimization state.*",  # checkpoints are of the weights after the step, as wanted
-        ".*does not have many workers.*",
-        ".*treespec, LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def _announce(module: Any, trainer: Any, output: Path, checkpoint: str | None) -> None:
