@@ -43,9 +43,7 @@ def test_identity_loss_matches_the_authors_with_its_gradient() -> None:
         losses = AgingLosses(BrightnessAge(), net, **only(identity=1.0), weighted_identity=weighted)
         # ages of 0 for the source: the golden case gives differences
         source = Source(inputs["y"], torch.zeros(3), net(inputs["y"]).detach(), None, None)
-        loss, terms = losses(
-            images, torch.zeros(3, 1, 1), source, targets, latent_avg=torch.zeros(1, 1), aging=True
-        )
+        loss, terms = losses(images, torch.zeros(3, 1, 1), source, targets, latent_avg=torch.zeros(1, 1), aging=True)
         got[f"loss{suffix}"] = loss
     (got["grad_y_hat"],) = torch.autograd.grad(loss, images)
     similarity = (net(images) * net(inputs["y"])).sum(1)

@@ -1,7 +1,7 @@
 """Build the wheel, install it into a fresh environment, and run the commands from another folder.
 
-    python tools/check_wheel.py            the wheel
-    python tools/check_wheel.py --source   `pip install .` instead
+python tools/check_wheel.py            the wheel
+python tools/check_wheel.py --source   `pip install .` instead
 """
 
 from __future__ import annotations

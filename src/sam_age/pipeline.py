@@ -98,9 +98,7 @@ class AgingPipeline:
         """
         sam = load(path_or_name, device=pick_device(device))
         if not isinstance(sam, SAM):
-            raise InputError(
-                f"{path_or_name} holds {type(sam).__name__}, not a whole SAM: give a SAM checkpoint."
-            )
+            raise InputError(f"{path_or_name} holds {type(sam).__name__}, not a whole SAM: give a SAM checkpoint.")
         return cls(sam, **kwargs)
 
     @property
@@ -170,9 +168,7 @@ class AgingPipeline:
         return align(image, face.quad, FACE_SIZE), face.quad
 
     @torch.inference_mode()
-    def age(
-        self, faces: Sequence[Image.Image], ages: Sequence[float]
-    ) -> tuple[list[Tensor], list[list[Image.Image]]]:
+    def age(self, faces: Sequence[Image.Image], ages: Sequence[float]) -> tuple[list[Tensor], list[list[Image.Image]]]:
         """Age aligned 256-pixel faces: each is inverted once, whatever the number of ages.
 
         Returns:

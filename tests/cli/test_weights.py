@@ -39,9 +39,7 @@ def test_convert_writes_a_file_that_gives_the_same_images(sam_file, tmp_path, ca
     assert f"{share:.1%} of sam.pt's" in said
     faces, ages = torch.rand(1, 3, 256, 256) * 2 - 1, torch.tensor([70.0])
     with torch.no_grad():
-        original, same, close = (
-            weights.load(path)(faces, ages, resize=False) for path in (sam_file, exact, half)
-        )
+        original, same, close = (weights.load(path)(faces, ages, resize=False) for path in (sam_file, exact, half))
     assert torch.equal(original, same)
     assert (original - close).abs().max() < 0.01 * original.abs().max()
 
@@ -54,9 +52,7 @@ def test_a_converted_file_is_at_most_55_percent_of_the_original(tmp_path):
     from sam_age.models.stylegan2 import Generator
 
     small = {"n_styles": 8, "style_dim": 64, "widths": (32, 64, 96, 128), "tower_width": 128}
-    model = SAM(
-        GradualStyleEncoder(4, **small), GradualStyleEncoder(3, **small), Generator(32, 64, 4, 0.5, 128)
-    )
+    model = SAM(GradualStyleEncoder(4, **small), GradualStyleEncoder(3, **small), Generator(32, 64, 4, 0.5, 128))
     path, out = files.authors_sam(model, tmp_path / "sam.pt"), tmp_path / "out.safetensors"
     assert main(["convert", str(path), str(out)]) == 0
     assert out.stat().st_size <= 0.55 * path.stat().st_size

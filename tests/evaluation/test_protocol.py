@@ -56,9 +56,7 @@ def test_every_face_is_scored_at_every_age() -> None:
     losses = AgingLosses(Brightness(), Colours(), Colours())
     judge = Brightness()
     evaluation = AgingEvaluation(sam, losses, [0, 50, 100], age_judge=judge)
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.test(evaluation, DataLoader(rows, batch_size=2), verbose=False)
     results = evaluation.results
     assert results["faces"] == 3

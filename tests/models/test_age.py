@@ -151,9 +151,7 @@ def test_judges_crop_is_where_dlib_cuts_the_chip(judge):
     theirs = (as_faces(Image.fromarray(face.age_chip)) + 1) * 127.5
     ours = judge.chips(as_faces(image), 64) * 256 + judge.mean_colour
     shifted = judge.chips(as_faces(image).roll(30, dims=3), 64) * 256 + judge.mean_colour
-    here, beside = (
-        torch.corrcoef(torch.stack([c.flatten(), theirs.flatten()]))[0, 1] for c in (ours, shifted)
-    )
+    here, beside = (torch.corrcoef(torch.stack([c.flatten(), theirs.flatten()]))[0, 1] for c in (ours, shifted))
     assert here > 0.9 > beside
 
 

@@ -22,9 +22,7 @@ from tests.reference import official_terms, reference_losses, reference_sam
 
 
 def ranger(parameters, lr: float = 1e-4) -> Ranger:
-    return Ranger(
-        parameters, lr=lr, betas=(0.95, 0.999), eps=1e-5, n_sma_threshold=5, degenerated_to_sgd=True
-    )
+    return Ranger(parameters, lr=lr, betas=(0.95, 0.999), eps=1e-5, n_sma_threshold=5, degenerated_to_sgd=True)
 
 
 def loader(faces: torch.Tensor, batch: int) -> DataLoader:
@@ -246,9 +244,7 @@ def test_the_averaged_encoder_follows_its_definition(faces: torch.Tensor) -> Non
 def test_validation_reports_losses_judges_and_repeats_exactly(faces: torch.Tensor) -> None:
     judges = {"age_judge": Brightness(), "identity_judge": Colours()}
     module = tiny_module(**judges)
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     first = trainer.validate(module, loader(faces, 4), verbose=False)[0]
     second = trainer.validate(module, loader(faces, 4), verbose=False)[0]
     assert first == second

@@ -23,9 +23,7 @@ class AgingPanels(Callback):
         target_ages: years; row i is asked for the i-th, going round.
     """
 
-    def __init__(
-        self, folder: str, faces: int = 4, target_ages: tuple[float, ...] = (10, 30, 60, 85)
-    ) -> None:
+    def __init__(self, folder: str, faces: int = 4, target_ages: tuple[float, ...] = (10, 30, 60, 85)) -> None:
         self.folder, self.faces, self.target_ages = Path(folder), faces, tuple(target_ages)
 
     @torch.no_grad()
@@ -49,9 +47,7 @@ class AgingPanels(Callback):
 def draw_panel(module: LightningModule, faces: Tensor, target_ages: tuple[float, ...]) -> Image.Image:
     """One row a face: input, aged, recovered. faces: (N, 3, 256, 256) in [-1, 1]."""
     losses = module.losses
-    targets = torch.tensor(
-        [target_ages[i % len(target_ages)] for i in range(len(faces))], device=faces.device
-    )
+    targets = torch.tensor([target_ages[i % len(target_ages)] for i in range(len(faces))], device=faces.device)
     targets = targets.float()
     source = losses.describe(faces)
     with module.best_weights() as sam:

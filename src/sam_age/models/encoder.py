@@ -63,14 +63,10 @@ class IRSEUnit(nn.Module):
 
 def input_layer(in_channels: int, width: int) -> nn.Sequential:
     """The trunk's stem: a 3x3 convolution at full resolution, batch norm, PReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width))
 
 
-def ir_se_body(
-    widths: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (3, 4, 14, 3)
-) -> nn.Sequential:
+def ir_se_body(widths: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (3, 4, 14, 3)) -> nn.Sequential:
     """The trunk's residual units, block after block; each block halves the map once.
 
     The default is IR-SE-50. `widths[b]` channels and `depths[b]` units in block b.
@@ -148,8 +144,7 @@ class GradualStyleEncoder(nn.Module):
         self.latlayer1 = nn.Conv2d(widths[2], widths[3], 1)
         self.latlayer2 = nn.Conv2d(widths[1], widths[3], 1)
         self.styles = nn.ModuleList(
-            MapToStyle(widths[3], tower_width, style_dim, image_size // self._reduction(i))
-            for i in range(n_styles)
+            MapToStyle(widths[3], tower_width, style_dim, image_size // self._reduction(i)) for i in range(n_styles)
         )
 
     @staticmethod

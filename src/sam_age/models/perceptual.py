@@ -131,9 +131,7 @@ class FeatureDistance(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         if not callable(getattr(network, "features", None)):
-            raise InputError(
-                f"{type(network).__name__} has no method features(images): give a network that has one."
-            )
+            raise InputError(f"{type(network).__name__} has no method features(images): give a network that has one.")
         self.network = network
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -181,9 +179,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 def _download_alexnet() -> Mapping[str, Tensor]:
     try:
-        return torch.hub.load_state_dict_from_url(
-            ALEXNET_URL, map_location="cpu", check_hash=True, weights_only=True
-        )
+        return torch.hub.load_state_dict_from_url(ALEXNET_URL, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network, or a download that was cut short
         raise InputError(
             f"LPIPS needs AlexNet, and it could not be downloaded ({type(error).__name__}): "

@@ -159,9 +159,7 @@ class PSP(nn.Module):
 
     latent_avg: Tensor
 
-    def __init__(
-        self, encoder: GradualStyleEncoder, decoder: Generator, latent_avg: Tensor | None = None
-    ) -> None:
+    def __init__(self, encoder: GradualStyleEncoder, decoder: Generator, latent_avg: Tensor | None = None) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         start = decoder.latent_avg if latent_avg is None else latent_avg
@@ -180,9 +178,7 @@ class PSP(nn.Module):
         """faces (N, 3, 256, 256) in [-1, 1] -> w+ (N, n_styles, style_dim)."""
         return self.encoder(faces) + self.latent_avg
 
-    def forward(
-        self, faces: Tensor, *, resize: bool = True, noise: Noise = "stored"
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, faces: Tensor, *, resize: bool = True, noise: Noise = "stored") -> tuple[Tensor, Tensor]:
         """faces (N, 3, 256, 256) -> (images, w+)."""
         w_plus = self.encode(faces)
         images = self.decoder.synthesize(w_plus, noise)

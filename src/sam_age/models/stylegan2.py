@@ -80,9 +80,7 @@ class StyledConv(nn.Module):
 class ToRGB(nn.Module):
     """Features -> RGB, added to the upsampled image of the resolution below."""
 
-    def __init__(
-        self, in_channels: int, style_dim: int, taps: Sequence[float], upsample: bool = True
-    ) -> None:
+    def __init__(self, in_channels: int, style_dim: int, taps: Sequence[float], upsample: bool = True) -> None:
         super().__init__()
         if upsample:
             self.upsample = Upsample(taps)
@@ -194,14 +192,11 @@ class Generator(nn.Module):
                 return stored
             if noise == "random":
                 return [
-                    torch.randn(batch, 1, *m.shape[2:], dtype=self.input.input.dtype, device=m.device)
-                    for m in stored
+                    torch.randn(batch, 1, *m.shape[2:], dtype=self.input.input.dtype, device=m.device) for m in stored
                 ]
             raise ValueError(f'noise is "stored", "random" or a list of maps, not {noise!r}.')
         if len(noise) != self.n_noise:
-            raise ValueError(
-                f"A {self.size}-pixel generator takes {self.n_noise} noise maps, not {len(noise)}."
-            )
+            raise ValueError(f"A {self.size}-pixel generator takes {self.n_noise} noise maps, not {len(noise)}.")
         return list(noise)
 
     def synthesize(
@@ -218,8 +213,7 @@ class Generator(nn.Module):
         """
         if w_plus.ndim != 3 or w_plus.shape[1:] != (self.n_latent, self.style_dim):
             raise ValueError(
-                f"w_plus is (N, {self.n_latent}, {self.style_dim}) for {self.size} pixels, "
-                f"not {tuple(w_plus.shape)}."
+                f"w_plus is (N, {self.n_latent}, {self.style_dim}) for {self.size} pixels, not {tuple(w_plus.shape)}."
             )
         maps = self.noise_maps(noise, len(w_plus))
         x = self.conv1(self.input(len(w_plus)), w_plus[:, 0], maps[0])
@@ -257,9 +251,7 @@ class Generator(nn.Module):
             w_plus = codes[0][:, None].expand(-1, self.n_latent, -1)
         else:
             if inject_index is None or not 0 <= inject_index <= self.n_latent:
-                raise ValueError(
-                    f"Style mixing needs inject_index in 0..{self.n_latent}, not {inject_index}."
-                )
+                raise ValueError(f"Style mixing needs inject_index in 0..{self.n_latent}, not {inject_index}.")
             w_plus = torch.cat(
                 [
                     codes[0][:, None].expand(-1, inject_index, -1),
@@ -344,9 +336,7 @@ class Discriminator(nn.Module):
             layers.append(ResBlock(above, width, blur_kernel))
         self.convs = nn.Sequential(*layers)
         self.final_conv = ConvLayer(width + 1, width, 3, blur_kernel)
-        self.final_linear = nn.Sequential(
-            EqualLinear(width * 16, width, activate=True), EqualLinear(width, 1)
-        )
+        self.final_linear = nn.Sequential(EqualLinear(width * 16, width, activate=True), EqualLinear(width, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.final_conv(minibatch_stddev(self.convs(images)))

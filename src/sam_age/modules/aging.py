@@ -75,9 +75,7 @@ class AgingModule(pl.LightningModule):
         self.seed = seed
         self.run_config: dict[str, Any] = {}  # the resolved config of the run, saved with the weights
         self.ema_encoder = (
-            None
-            if ema_decay is None
-            else AveragedModel(sam.encoder, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            None if ema_decay is None else AveragedModel(sam.encoder, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         )
         self.age_judge = None if age_judge is None else age_judge.requires_grad_(False).eval()
         self.identity_judge = None if identity_judge is None else identity_judge.requires_grad_(False).eval()
@@ -101,9 +99,7 @@ class AgingModule(pl.LightningModule):
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             aged, w_plus = self.sam(faces, target_age, randomize_noise=True, return_latents=True)
-            forward, terms = self.losses(
-                aged, w_plus, source, target_age, latent_avg=self.sam.latent_avg, aging=aging
-            )
+            forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=self.sam.latent_avg, aging=aging)
             with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
                 self.manual_backward(forward)  # frees this graph before the next is built
 
@@ -189,9 +185,7 @@ class AgingModule(pl.LightningModule):
             back, back_w_plus = sam(aged, source.age, return_latents=True)
         latent_avg = self.sam.latent_avg
         loss, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=True)
-        cycle, cycle_terms = self.losses(
-            back, back_w_plus, source, source.age, latent_avg=latent_avg, aging=False
-        )
+        cycle, cycle_terms = self.losses(back, back_w_plus, source, source.age, latent_avg=latent_avg, aging=False)
         values = terms | {f"cycle_{name}": value for name, value in cycle_terms.items()}
         values["total"] = loss + self.cycle_weight * cycle
         self.val_age_error.update(self.losses.age_net(aged), target_age)
@@ -217,9 +211,7 @@ class AgingModule(pl.LightningModule):
         state = super().state_dict(*args, **kwargs)
         return {key: value for key, value in state.items() if not key.startswith(FROZEN_JUDGES)}
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Strict about everything that `state_dict` saves."""
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [key for key in result.missing_keys if not key.startswith(FROZEN_JUDGES)]

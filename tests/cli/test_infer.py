@@ -1,0 +1,180 @@
+"""sam-infer and sam-eval: what they write, what they refuse, and that a refusal costs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+from skimage import data
+
+from sam_age.cli.eval import evaluate
+from sam_age.cli.infer import infer
+from sam_age.config import CONF_DIR
+from sam_age.errors import InputError
+from sam_age.weights import save
+from tests.cli.test_train import SMALL, run
+from tests.modules.test_aging import tiny_sam
+
+
+def config(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return save(tiny_sam(), tmp_path_factory.mktemp("weights") / "sam.safetensors")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    Image.fromarray(data.astronaut()).save(folder / "astronaut.png")
+    return folder.parent
+
+
+def aged(checkpoint: Path, source: Path, output: Path, *more: str) -> list[str]:
+    infer(config("infer", f"checkpoint={checkpoint}", f"input={source}", f"output={output}", "device=cpu", *more))
+    return sorted(p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file())
+
+
+def test_a_folder_is_mirrored_with_one_picture_per_age_and_a_sheet(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    written = aged(checkpoint, photos, tmp_path / "out", "target_ages=[5,62.5]")
+    assert written == ["deep/astronaut_005.png", "deep/astronaut_062.5.png", "deep/astronaut_sheet.png"]
+    with Image.open(tmp_path / "out/deep/astronaut_005.png") as image:
+        assert image.size == (32, 32)  # the generator's own size
+
+
+def test_one_bad_photo_does_not_stop_the_rest(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.jpg").write_text("not a picture")
+    Image.new("RGB", (300, 300), "grey").save(photos / "empty.png")
+    written = aged(checkpoint, photos, tmp_path / "out", "target_ages=[5]", "sheet=false")
+    assert written == ["deep/astronaut_005.png"]
+
+
+def test_results_are_not_overwritten_unless_asked(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    aged(checkpoint, photos, output, "target_ages=[5]")
+    marked = output / "deep/astronaut_005.png"
+    marked.write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"astronaut_005\.png is already there: overwrite=true"):
+        aged(checkpoint, photos, output, "target_ages=[5]")
+    assert marked.read_bytes() == b"precious"
+    aged(checkpoint, photos, output, "target_ages=[5]", "overwrite=true")
+    assert marked.read_bytes() != b"precious"
+
+
+def test_pictures_that_differ_in_suffix_alone_keep_it(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "twins"
+    folder.mkdir()
+    for suffix in ("png", "bmp"):
+        noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"a.{suffix}")
+    written = aged(checkpoint, folder, tmp_path / "out", "target_ages=[5]", "sheet=false", "align=never")
+    assert written == ["a.bmp_005.png", "a.png_005.png"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["target_ages=[5,101]"], "Target age 101 is not a number from 0 to 100"),
+        (["target_ages=[old]"], "Target age 'old'"),
+        (["target_ages=[]"], "No target ages"),
+        (["input=nowhere.jpg"], "nothing at nowhere.jpg"),
+        (["checkpoint=nowhere.pt"], "no file at nowhere.pt"),
+        (["align=maybe"], "align is one of"),
+        (["device=tpu9"], "Device 'tpu9'"),
+    ],
+)
+def test_wrong_arguments_write_nothing(
+    checkpoint: Path, photos: Path, tmp_path: Path, overrides: list, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        aged(checkpoint, photos, tmp_path / "out", *overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_photo_that_is_none_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("not a picture")
+    with pytest.raises(InputError, match="is not an image"):
+        aged(checkpoint, tmp_path / "x.jpg", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_network_is_named(photos: Path, tmp_path: Path) -> None:
+    save(tiny_sam().decoder, tmp_path / "generator.safetensors")
+    with pytest.raises(InputError, match="holds Generator"):
+        aged(tmp_path / "generator.safetensors", photos, tmp_path / "out")
+
+
+def test_the_command_leaves_with_code_2_and_one_line(tmp_path: Path) -> None:
+    for name, arguments in (("infer", ["input=x.jpg", "output=out"]), ("eval", ["checkpoint=nowhere.ckpt"])):
+        done = run(tmp_path, name, *arguments)
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith(f"sam-{name}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- sam-eval ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    done = run(folder, "train", *SMALL, "trainer.max_steps=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "runs/smoke/checkpoints/last.ckpt"
+
+
+def scored(checkpoint: Path, output: Path, *more: str) -> dict:
+    evaluate(config("eval", f"checkpoint={checkpoint}", f"output={output}", "trainer.accelerator=cpu", *more))
+    return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_a_checkpoint_brings_its_own_data_and_losses(trained: Path, tmp_path: Path, capsys) -> None:
+    results = scored(trained, tmp_path, "target_ages=[20,70]")
+    assert results["faces"] == 2  # data.val.count of the run
+    assert list(results["per_target_age"]) == ["20", "70"]
+    maes = [row["age_mae"] for row in results["per_target_age"].values()]
+    assert results["age_mae"] == pytest.approx(np.mean(maes), abs=1e-4)
+    assert results["losses"]["loss"] > 0
+    assert f"{results['age_mae']:.1f}" in capsys.readouterr().out
+
+
+def test_scores_are_those_of_the_checkpoints_weights(trained: Path, tmp_path: Path) -> None:
+    """Against a second path: the converted file, with data and losses named by hand."""
+    from sam_age.weights import load
+
+    sam = load(trained)
+    save(sam, tmp_path / "sam.safetensors")
+    want = scored(trained, tmp_path / "a", "target_ages=[20]", "losses=smoke", "max_images=1")
+    torch.manual_seed(0)
+    got = scored(
+        tmp_path / "sam.safetensors", tmp_path / "b", "target_ages=[20]", "losses=smoke", "data=drawn", "max_images=1"
+    )
+    assert got["losses"]["l2"] == pytest.approx(want["losses"]["l2"], rel=1e-5)
+    assert got["faces"] == want["faces"] == 1
+
+
+def test_scores_are_not_overwritten_unless_asked(trained: Path, tmp_path: Path) -> None:
+    scored(trained, tmp_path, "target_ages=[20]")
+    with pytest.raises(InputError, match="overwrite=true"):
+        scored(trained, tmp_path, "target_ages=[20]")
+    scored(trained, tmp_path, "target_ages=[20]", "overwrite=true")
+
+
+def test_a_file_without_a_run_needs_data(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="add data=folder"):
+        scored(checkpoint, tmp_path)
+    with pytest.raises(InputError, match="split is val or test"):
+        scored(checkpoint, tmp_path, "split=train")
