@@ -30,8 +30,14 @@ def with_age(faces: Tensor, age: Tensor) -> Tensor:
 
 
 def face_pool(images: Tensor, size: int = FACE_SIZE) -> Tensor:
-    """Average-pool (or, below `size`, repeat pixels) to the size of the losses: (N, 3, size, size)."""
-    return images if images.shape[-1] == size else F.adaptive_avg_pool2d(images, size)
+    """Bring square images to the size of the losses: average blocks of larger ones, repeat pixels of smaller.
+
+    (N, 3, S, S) -> (N, 3, size, size), where one of S and size is a multiple of the other, as powers of two are.
+    """
+    side = images.shape[-1]
+    if side > size:
+        return F.avg_pool2d(images, side // size)
+    return images if side == size else F.interpolate(images, scale_factor=size // side, mode="nearest")
 
 
 def _start_code(latent_avg: Tensor, n_styles: int) -> Tensor:
