@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=5, help="timed calls after the first")
     parser.add_argument("--load-repeats", type=int, default=3, help="loads of each file, a process each")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    parser.add_argument("--batch-size", type=int, help="of the pipeline: faces times ages in one pass; its default")
     parser.add_argument("--folder", type=Path, help="where the files to load are made; a temporary one")
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)  # one measurement, in here
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -58,6 +59,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
     def part(name: str, *extra: str) -> Any:
         fixed = ["--part", name, "--size", given.size, "--repeats", str(given.repeats)]
+        if given.batch_size is not None:
+            fixed += ["--batch-size", str(given.batch_size)]
         return in_own_process(MODULE, [*fixed, *extra], given.threads)
 
     with tempfile.TemporaryDirectory(prefix="sam-age-", dir=given.folder) as folder:
@@ -159,11 +162,16 @@ def age(given: argparse.Namespace) -> dict[str, Any]:
     count = given.ages[0]
     ages = [float(year) for year in np.linspace(0, 100, count)] if count > 1 else [40.0]
     face = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
-    pipeline = AgingPipeline.from_pretrained(given.file, device="cpu", precision="float32")
+    options = {} if given.batch_size is None else {"batch_size": given.batch_size}
+    pipeline = AgingPipeline.from_pretrained(given.file, device="cpu", precision="float32", **options)
     before = peak_memory()
     first = times(lambda: pipeline.age([face], ages), 1)[0]
-    with stage_times(pipeline.sam) as stages:
-        seconds = times(lambda: pipeline.age([face], ages), given.repeats)
+    seconds: list[float] = []
+    stages: list[dict[str, float]] = []
+    for _ in range(given.repeats):
+        with stage_times(pipeline.sam) as collected:
+            seconds += times(lambda: pipeline.age([face], ages), 1)
+        stages.append({name: sum(values) for name, values in collected.items()})
     peak = peak_memory()
     codes, pictures = pipeline.age([face], ages)
     if len(pictures[0]) != count or not torch.isfinite(codes[0]).all():
@@ -174,7 +182,7 @@ def age(given: argparse.Namespace) -> dict[str, Any]:
         "peak_bytes": peak,
         "peak_bytes_once_loaded": before,
         "batch_size": pipeline.batch_size,
-        "stage_seconds": {name: sum(values) / given.repeats for name, values in stages.items()},
+        "stage_seconds": {name: spread([stage[name] for stage in stages]) for name in stages[0]},
     }
 
 
@@ -218,9 +226,9 @@ def tables(result: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str,
             "min": row["seconds"]["min"],
             "max": row["seconds"]["max"],
             "first call": row["first_seconds"],
-            "pSp encoder": row["stage_seconds"]["encode"],
-            "age encoder": row["stage_seconds"]["edit"],
-            "generator": row["stage_seconds"]["synthesize"],
+            "pSp encoder": row["stage_seconds"]["encode"]["median"],
+            "age encoder": row["stage_seconds"]["edit"]["median"],
+            "generator": row["stage_seconds"]["synthesize"]["median"],
             "peak GB": row["peak_bytes"] / GB,
         }
         for count, row in result["aging"].items()

@@ -104,7 +104,8 @@ def test_the_inference_benchmark_measures_loading_and_ageing():
     assert 2 < result["loading"]["float16"]["file_bytes"] / result["parameters"] < 2.3
     aging = result["aging"]["2"]
     assert aging["seconds"]["count"] == 1
-    assert 0 < sum(aging["stage_seconds"].values()) <= aging["seconds"]["median"]
+    stages = [stage["median"] for stage in aging["stage_seconds"].values()]
+    assert 0 < sum(stages) <= aging["seconds"]["median"]  # one call: its parts are within the whole
 
 
 WITHOUT = (
