@@ -180,6 +180,15 @@ def test_two_backward_passes_equal_one_over_the_sum(faces: torch.Tensor) -> None
         torch.testing.assert_close(p.grad, want, rtol=1e-4, atol=1e-6)
 
 
+def test_without_a_cycle_there_is_one_pass_and_its_gradient_alone(faces: torch.Tensor) -> None:
+    passes = []
+    module = tiny_module(optimizer=lambda p: torch.optim.SGD(p, lr=0.0), cycle_weight=0.0)
+    module.sam.encoder.register_forward_hook(lambda *_: passes.append(1))
+    fit(module, faces[:2], steps=1)
+    assert len(passes) == 1
+    assert all(p.grad is not None for p in module.sam.encoder.parameters())
+
+
 def test_draws_depend_on_seed_and_step_alone_and_keep_a_third_of_the_batches() -> None:
     class AtStep(AgingModule):
         global_step = 0

@@ -37,7 +37,7 @@ class AgingModule(pl.LightningModule):
         sam: the whole model; only `sam.encoder` learns.
         losses: SAM's objective, with the frozen networks it needs.
         optimizer: called with the encoder's parameters.
-        cycle_weight: weight of the way back to the source's age.
+        cycle_weight: weight of the way back to the source's age; 0 leaves the way out.
         same_age_probability: share of batches that keep the age (one draw a batch).
         ema_decay: keep an exponential moving average of the encoder with this decay a step, used for
             validation and saved as `ema_encoder`; None keeps none.
@@ -100,23 +100,27 @@ class AgingModule(pl.LightningModule):
         with weights_to_train(optimizer.optimizer):
             aged, w_plus = self.sam(faces, target_age, randomize_noise=True, return_latents=True)
             forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=self.sam.latent_avg, aging=aging)
-            with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
-                self.manual_backward(forward)  # frees this graph before the next is built
+            total = forward.detach()
+            logged = {f"train/{name}": value for name, value in terms.items()}
 
-            back, w_plus = self.sam(aged.detach(), source.age, randomize_noise=True, return_latents=True)
-            cycle, cycle_terms = self.losses(
-                back, w_plus, source, source.age, latent_avg=self.sam.latent_avg, aging=False
-            )
-            self.manual_backward(self.cycle_weight * cycle)
+            if self.cycle_weight == 0:
+                self.manual_backward(forward)
+            else:
+                with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
+                    self.manual_backward(forward)  # frees this graph before the next is built
+                back, w_plus = self.sam(aged.detach(), source.age, randomize_noise=True, return_latents=True)
+                cycle, cycle_terms = self.losses(
+                    back, w_plus, source, source.age, latent_avg=self.sam.latent_avg, aging=False
+                )
+                self.manual_backward(self.cycle_weight * cycle)
+                total = total + self.cycle_weight * cycle.detach()
+                logged |= {f"train/cycle_{name}": value for name, value in cycle_terms.items()}
             optimizer.step()
         if self.ema_encoder is not None:
             self.ema_encoder.update_parameters(self.sam.encoder)
 
-        logged = {f"train/{name}": value for name, value in terms.items()}
-        logged |= {f"train/cycle_{name}": value for name, value in cycle_terms.items()}
-        logged["train/total"] = (forward + self.cycle_weight * cycle).detach()
-        self.log_dict(logged, batch_size=len(faces))
-        self.log("loss", logged["train/total"], prog_bar=True, logger=False)
+        self.log_dict(logged | {"train/total": total}, batch_size=len(faces))
+        self.log("loss", total, prog_bar=True, logger=False)
 
     def draw(self, batch: int) -> tuple[bool, Tensor]:
         """This step's choices: whether to age at all, and an age in whole years, 0 to 100, for each face.
