@@ -202,3 +202,14 @@ def test_help_shows_examples(tmp_path: Path, name: str) -> None:
     assert f"sam-{name} " in done.stdout
     assert "xamples" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_gets_the_curves_and_the_panels(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    steps = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
+    done = run(tmp_path, "train", *SMALL, *steps, "logger=tensorboard")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder,) = (tmp_path / "runs/smoke/tensorboard").iterdir()
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    assert {"train/total", "val/age_mae"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["panels/validation"]
