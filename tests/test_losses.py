@@ -181,6 +181,13 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     torch.testing.assert_close(loss, sum(weight * terms[name] for name, weight in weights.items()))
 
 
+@pytest.mark.parametrize("aging", [True, False])
+def test_the_reported_terms_are_those_announced(aging: bool) -> None:
+    for weights in ({}, only(l2=1.0, age=1.0), only(lpips_aging=1.0, w_norm=1.0)):
+        losses = AgingLosses(BrightnessAge(), Counting(), Counting(), **weights)
+        assert list(run(losses, aging)[1]) == losses.term_names(aging=aging)
+
+
 def test_missing_networks_and_negative_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="no identity_net"):
         AgingLosses(BrightnessAge(), None, Counting())

@@ -145,6 +145,22 @@ class AgingLosses(nn.Module):
             crop_features=net.features(face_crop(faces)) if crop else None,
         )
 
+    def term_names(self, *, aging: bool) -> list[str]:
+        """What `forward` reports for passes that change the age, or keep it."""
+        weights, suffix = self.weights, "_aging" if aging else ""
+        gates = {
+            "l2": weights[f"l2{suffix}"],
+            "l2_crop": weights["l2_crop"],
+            "lpips": weights[f"lpips{suffix}"],
+            "lpips_crop": weights["lpips_crop"],
+            "identity": weights["identity"],
+            "identity_similarity": weights["identity"],
+            "age": weights["age"],
+            "age_error": weights["age"],
+            "w_norm": weights["w_norm"],
+        }
+        return [name for name, weight in gates.items() if weight] + ["loss"]
+
     def forward(
         self,
         images: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,8 +26,8 @@ ALIGN = ("auto", "always", "never")
 FACES = ("largest", "all")
 
 
-def check_ages(ages: Iterable[Any]) -> list[float]:
-    """Target ages as numbers, in the order given.
+def check_ages(ages: Iterable[Any] | Any) -> list[float]:
+    """Target ages as numbers, in the order given; a single age is a list of one.
 
     Raises:
         InputError: none at all, not a number, or outside 0-100.
@@ -35,7 +36,7 @@ def check_ages(ages: Iterable[Any]) -> list[float]:
     [5.0, 30.0, 62.5]
     """
     checked = []
-    for age in ages:
+    for age in [ages] if isinstance(ages, str) or not isinstance(ages, Iterable) else ages:
         try:
             years = float(age)
         except (TypeError, ValueError):
@@ -81,6 +82,8 @@ class AgingPipeline:
     def __init__(self, sam: SAM, *, precision: str = "auto", batch_size: int = 8) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision is auto, float32 or bfloat16, not {precision!r}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size is a whole number from 1 up, not {batch_size!r}.")
         self.sam = sam.eval()
         self.batch_size = batch_size
         on_cuda = self.device.type == "cuda"
@@ -176,7 +179,7 @@ class AgingPipeline:
         """
         codes: list[list[Tensor]] = [[] for _ in faces]
         pictures: list[list[Image.Image]] = [[] for _ in faces]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
             pixels = to_tensor(faces).to(self.device)
             inversions = torch.cat([self.sam.encode(chunk) for chunk in pixels.split(self.batch_size)])
             jobs = [(face, age) for face in range(len(faces)) for age in ages]

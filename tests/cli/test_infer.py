@@ -92,6 +92,10 @@ def test_pictures_that_differ_in_suffix_alone_keep_it(checkpoint: Path, tmp_path
         (["input=nowhere.jpg"], "nothing at nowhere.jpg"),
         (["checkpoint=nowhere.pt"], "no file at nowhere.pt"),
         (["align=maybe"], "align is one of"),
+        (["batch_size=0"], "batch_size is a whole number"),
+        (["overwrite=maybe"], "overwrite is true or false"),
+        (["sheet=5"], "sheet is true or false"),
+        (["input=2024"], "nothing at 2024"),
         (["device=tpu9"], "Device 'tpu9'"),
     ],
 )
@@ -171,6 +175,31 @@ def test_scores_are_not_overwritten_unless_asked(trained: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="overwrite=true"):
         scored(trained, tmp_path, "target_ages=[20]")
     scored(trained, tmp_path, "target_ages=[20]", "overwrite=true")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["split=test"], "no faces to score: set data.test"),
+        (["max_images=0"], "max_images is a whole number"),
+        (["target_ages=[20,20.4]"], "whole years"),
+        (["target_ages=[20,20]"], "each once"),
+    ],
+)
+def test_nothing_to_score_is_said_before_scoring(trained: Path, tmp_path: Path, overrides: list, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        scored(trained, tmp_path, *overrides)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_age_is_a_list_of_one(trained: Path, tmp_path: Path) -> None:
+    assert list(scored(trained, tmp_path, "target_ages=20")["per_target_age"]) == ["20"]
+
+
+def test_an_output_that_is_a_file_is_said_before_scoring(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(InputError, match="taken is a file"):
+        scored(trained, tmp_path / "taken")
 
 
 def test_a_file_without_a_run_needs_data(checkpoint: Path, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from sam_age.cli.train import train
 from sam_age.config import CONF_DIR
+from sam_age.errors import InputError
 from sam_age.weights import save
 from tests.modules.test_aging import tiny_sam
 
@@ -163,6 +165,8 @@ def test_the_experiment_is_the_papers_run_number_for_number() -> None:
     assert (optimizer["k"], optimizer["alpha"], optimizer["use_gc"]) == (6, 0.5, True)
     assert (run["data"]["batch_size"], run["data"]["flip"], run["data"]["image_size"]) == (6, 0.5, 256)
     assert run["trainer"]["max_steps"] == 60_000
+    assert (run["trainer"]["devices"], run["trainer"]["strategy"]) == (1, "auto")
+    assert run["trainer"]["precision"] == "32-true"
     model = run["model"]
     assert (model["encoder"]["in_channels"], model["pretrained_encoder"]["in_channels"]) == (4, 3)
     assert model["encoder"]["n_styles"] == model["pretrained_encoder"]["n_styles"] == 18
@@ -202,6 +206,118 @@ def test_help_shows_examples(tmp_path: Path, name: str) -> None:
     assert f"sam-{name} " in done.stdout
     assert "xamples" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- what a run may write over, and what it goes on from: in this process, for speed -----------------------
+
+
+def start(*overrides: str) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", overrides=[*SMALL, "callbacks.progress.refresh_rate=0", *overrides])
+    train(cfg)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_overwriting_removes_what_a_run_made_and_nothing_else(here: Path) -> None:
+    start("trainer.max_steps=2")
+    folder = here / "runs/smoke"
+    (folder / "notes.txt").write_text("mine")
+    old = (folder / "checkpoints/last.ckpt").stat().st_mtime_ns
+    start("trainer.max_steps=2", "overwrite=true")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "checkpoints/last.ckpt").stat().st_mtime_ns > old
+
+
+@pytest.mark.parametrize("word", ["no", "maybe", "1"])
+def test_overwrite_is_true_or_false(here: Path, word: str) -> None:
+    with pytest.raises(InputError, match="overwrite is true or false"):
+        start(f"overwrite={word}")
+
+
+def test_what_is_not_a_run_is_never_written_over(here: Path) -> None:
+    project = here / "project"
+    project.mkdir()
+    (project / "config.yaml").write_text("title: thesis\n")
+    with pytest.raises(InputError, match="not a run of sam-train"):
+        start("output=project", "overwrite=true")
+    with pytest.raises(InputError, match="current folder or above"):
+        start("output=.", "overwrite=true")
+    assert sorted(p.name for p in here.rglob("*")) == ["config.yaml", "project"]
+
+
+def test_going_on_from_another_runs_checkpoint_needs_a_free_folder(here: Path) -> None:
+    start("trainer.max_steps=2", "output=one")
+    start("trainer.max_steps=2", "output=two")
+    before = (here / "two/config.yaml").read_bytes()
+    with pytest.raises(InputError, match="two already holds a run"):
+        start("output=two", "resume=one/checkpoints/last.ckpt")
+    assert (here / "two/config.yaml").read_bytes() == before
+    start("trainer.max_steps=4", "output=three", "resume=one/checkpoints/last.ckpt")
+    assert torch.load(here / "three/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_last_is_the_last_whatever_was_resumed(here: Path) -> None:
+    start("trainer.max_steps=6")
+    start("trainer.max_steps=4", "resume=runs/smoke/checkpoints/step_0000002.ckpt")
+    names = sorted(p.name for p in (here / "runs/smoke/checkpoints").iterdir())
+    assert names == ["last.ckpt", "step_0000002.ckpt", "step_0000004.ckpt", "step_0000006.ckpt"]
+    assert torch.load(here / "runs/smoke/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_a_file_that_cannot_be_resumed_is_refused_before_anything_is_written(here: Path) -> None:
+    (here / "junk.ckpt").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"junk\.ckpt"):
+        start("resume=junk.ckpt")
+    sam = save(tiny_sam(), here / "sam.safetensors")
+    with pytest.raises(InputError, match=r"without the optimizer.*weights\.sam="):
+        start(f"resume={sam}")
+    start("trainer.max_steps=2", "output=one")
+    with pytest.raises(InputError, match=r"trained with model\.encoder\.tower_width=16"):
+        start("output=two", "resume=one/checkpoints/last.ckpt", "model.encoder.tower_width=8")
+    assert not (here / "two").exists()
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.lr=-1"], "optimizer does not take these settings"),
+        (["optimizer=schedule_free", "module.ema_decay=0.9"], "averages the weights itself"),
+        (["data.batch_size=abc"], "data.datamodule"),
+        (["model.encoder.widths=[8,16]"], "four blocks"),
+    ],
+)
+def test_settings_that_do_not_fit_leave_nothing_behind(here: Path, overrides: list, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        start(*overrides)
+    assert list(here.iterdir()) == []
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_does_not_block_the_next(here: Path, monkeypatch) -> None:
+    from sam_age.modules.aging import AgingModule
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AgingModule, "training_step", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            start()
+    assert not (here / "runs/smoke").exists()
+
+
+def test_networks_whose_terms_weigh_nothing_are_not_needed(here: Path) -> None:
+    idle = [f"losses.{term}=0" for term in ("lpips", "lpips_aging", "lpips_crop", "identity")]
+    start("trainer.max_steps=1", *idle, "losses.perceptual_net.weights=null", "losses.identity_net.weights=null")
+
+
+def test_a_run_without_callbacks_trains_and_saves_nothing(here: Path) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", overrides=["+experiment=smoke", "callbacks=none", "trainer.max_steps=1"])
+    train(cfg)
+    assert not (here / "runs/smoke/checkpoints").exists()
 
 
 def test_tensorboard_gets_the_curves_and_the_panels(tmp_path: Path) -> None:

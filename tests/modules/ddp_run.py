@@ -25,7 +25,7 @@ class Recorder(pl.Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: AgingModule, *args) -> None:
-        loss = trainer.callback_metrics["loss"].clone()
+        loss = pl_module.last_loss.clone()
         self.losses.append(trainer.strategy.reduce(loss, reduce_op="mean").item())
 
 
@@ -50,7 +50,9 @@ def main(accelerator: str, devices: int, static_graph: bool, output: str) -> Non
     faces = torch.rand(BATCH * STEPS, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
     rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
     # statistics of a batch can be synchronised on GPUs only; on CPUs the running ones are used
-    module = tiny_module(optimizer=lambda p: torch.optim.SGD(p, lr=0.05), frozen_batch_norm=not on_gpu, seed=4)
+    module = tiny_module(
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.05), frozen_batch_norm=not on_gpu, seed=4, ema_decay=0.5
+    )
     recorder = Recorder()
     strategy = DDPStrategy(
         process_group_backend="nccl" if on_gpu else "gloo",

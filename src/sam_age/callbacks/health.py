@@ -41,15 +41,18 @@ class Throughput(Callback):
 class StopOnNaN(Callback):
     """Ends the run when the loss is NaN or infinite, before a checkpoint of it replaces a good one.
 
-    Looked at once every `log_every_n_steps`, so that no step waits for the host.
+    Looked at once every `log_every_n_steps` and before every checkpoint, so that other steps do not wait for
+    the host. (Lightning calls its checkpoint callbacks after all others.)
     """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        intervals = [getattr(callback, "_every_n_train_steps", 0) for callback in trainer.checkpoint_callbacks]
+        intervals.append(trainer.log_every_n_steps)
+        if all(not interval or trainer.global_step % interval for interval in intervals):
             return
-        loss = trainer.callback_metrics.get("loss")
+        loss = pl_module.last_loss
         if loss is not None and not torch.isfinite(loss):
             raise RuntimeError(
                 f"The loss is {loss.item()} at step {trainer.global_step}. The last good weights are in "

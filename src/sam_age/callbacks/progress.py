@@ -15,6 +15,15 @@ class StepProgressBar(TQDMProgressBar):
         max_steps = self.trainer.max_steps
         return max_steps if max_steps > 0 else super().total_train_batches
 
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """With the loss, which is fetched from the device only when the bar is redrawn."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        loss = getattr(pl_module, "last_loss", None)
+        return metrics if loss is None else metrics | {"loss": f"{loss.item():.3f}"}
+
     def init_train_tqdm(self) -> Tqdm:
         bar = super().init_train_tqdm()
         bar.set_description("Training")

@@ -60,8 +60,19 @@ def _plain_errors(name: str, config_name: str) -> Iterator[None]:
         _stop(name, f"{key} is needed: {name} {key}=... ({name} --help shows examples)")
     except (HydraException, OmegaConfBaseException) as error:
         _stop(name, _explain(str(error), config_name))
+    except OSError as error:
+        if error.filename is None:  # not about a file of the user's
+            raise
+        _stop(name, f"{error.filename}: {error.strerror}. Check the path, and that it can be written.")
     except KeyboardInterrupt:
         _stop(name, "interrupted", code=130)
+
+
+def need_bool(cfg: DictConfig, *keys: str) -> None:
+    """Refuse what is neither true nor false: Hydra reads `no` and `maybe` as words, and words count as true."""
+    for key in keys:
+        if not isinstance(cfg[key], bool):
+            raise InputError(f"{key} is true or false, not {cfg[key]!r}.")
 
 
 def _stop(name: str, message: str, code: int = BAD_INPUT) -> None:
@@ -78,19 +89,36 @@ def _explain(message: str, config_name: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     lines = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|See http)", line)]
     text = " ".join(lines)
+    if re.search(r"(mismatched|extraneous) input|token recognition error|no viable alternative", text):
+        return (
+            f"{lines[0]} Arguments are key=value; a value with spaces, commas or brackets is quoted twice: "
+            """'input="my photo (1).jpg"'."""
+        )
     wrong = re.search(r"Could not override '([^']+)'", text)
-    if wrong and (near := _nearest(wrong.group(1), config_name)):
+    if wrong is None:
+        return text
+    key = wrong.group(1)
+    group = key.split(".")[0]
+    base = _base(config_name)
+    if "." in key and (CONF_DIR / group).is_dir() and group not in base:
+        options = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
+        return f"Could not override '{key}': choose {group}= one of {options} first."
+    if near := _nearest(key, list(_keys(base))):
         text += f" Did you mean {near}?"
     return text
 
 
-def _nearest(key: str, config_name: str) -> str | None:
+def _base(config_name: str) -> dict[str, Any]:
+    """The config as it is without overrides."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        known = list(_keys(compose(config_name)))
+        return OmegaConf.to_container(compose(config_name), resolve=False)
+
+
+def _nearest(key: str, known: list[str]) -> str | None:
     by_tail = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
     if near := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
         return near[0]
@@ -98,12 +126,11 @@ def _nearest(key: str, config_name: str) -> str | None:
     return by_tail[tail[0]] if tail else None
 
 
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in OmegaConf.to_container(config, resolve=False).items() if not prefix else config.items():
-        name = f"{prefix}{key}"
-        yield name
+def _keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _keys(value, f"{name}.")
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def quieten_lightning() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sam_age.cli.app import hydra_app, quieten_lightning
-from sam_age.config import CONF_DIR, build
+from sam_age.cli.app import hydra_app, need_bool, quieten_lightning
+from sam_age.config import CONF_DIR, build, without_idle_networks
 from sam_age.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -26,17 +26,28 @@ def evaluate(cfg: DictConfig) -> None:
     from sam_age.pipeline import check_ages
     from sam_age.weights import load
 
+    need_bool(cfg, "overwrite")
     ages = check_ages(cfg.target_ages)
+    if any(age != round(age) for age in ages) or len(set(ages)) < len(ages):
+        raise InputError(f"target_ages are whole years, each once, to be scored one by one; got {ages}.")
     if cfg.split not in ("val", "test"):
         raise InputError(f"split is val or test, not {cfg.split!r}.")
-    metrics = None if cfg.output is None else Path(cfg.output) / "metrics.json"
-    if metrics is not None and metrics.exists() and not cfg.overwrite:
-        raise InputError(f"{metrics} is already there: overwrite=true replaces it, output=... writes elsewhere.")
-    sam = load(cfg.checkpoint)
+    if cfg.max_images is not None and (not isinstance(cfg.max_images, int) or cfg.max_images < 1):
+        raise InputError(f"max_images is a whole number from 1 up, or null for all, not {cfg.max_images!r}.")
+    checkpoint = str(cfg.checkpoint)
+    metrics = None if cfg.output is None else Path(str(cfg.output)) / "metrics.json"
+    if metrics is not None:
+        if metrics.parent.exists() and not metrics.parent.is_dir():
+            raise InputError(f"{metrics.parent} is a file: give output= a folder.")
+        if metrics.exists() and not cfg.overwrite:
+            raise InputError(f"{metrics} is already there: overwrite=true replaces it, output=... writes elsewhere.")
+    sam = load(checkpoint)
     if not isinstance(sam, SAM):
-        raise InputError(f"{cfg.checkpoint} holds {type(sam).__name__}, not a whole SAM: give a SAM checkpoint.")
-    run = run_config(cfg.checkpoint)
+        raise InputError(f"{checkpoint} holds {type(sam).__name__}: give a checkpoint of a whole SAM.")
+    run = run_config(checkpoint)
     datamodule = build(data_config(cfg, run))
+    if (datamodule.test_set if cfg.split == "test" else datamodule.val_set) is None:
+        raise InputError(f"There are no faces to score: set data.{cfg.split} (with data=folder) to a folder of them.")
     losses = build(losses_config(cfg, run))
     judges = build(cfg.judges)
     evaluation = AgingEvaluation(sam, losses, ages, judges["age"], judges["identity"])
@@ -46,7 +57,7 @@ def evaluate(cfg: DictConfig) -> None:
     score(evaluation, datamodule=datamodule, verbose=False)
     if not trainer.is_global_zero:
         return
-    results = {"checkpoint": str(cfg.checkpoint), **evaluation.results}
+    results = {"checkpoint": checkpoint, **evaluation.results}
     print(table(results))
     if metrics is not None:
         metrics.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +88,7 @@ def data_config(cfg: DictConfig, run: dict[str, Any]) -> DictConfig:
     if not chosen:
         raise InputError(f"{cfg.checkpoint} does not say on what data to score it: add data=folder data.val=/my/faces.")
     chosen = OmegaConf.create(OmegaConf.to_container(chosen, resolve=True))
+    chosen.train = None  # not needed, and perhaps not on this machine
     if cfg.max_images is not None:
         chosen.max_val_images = cfg.max_images
     return chosen
@@ -88,11 +100,17 @@ def losses_config(cfg: DictConfig, run: dict[str, Any]) -> DictConfig:
     losses = cfg.get("losses") or run.get("losses") or OmegaConf.load(CONF_DIR / "losses/paper.yaml")
     weights = OmegaConf.load(CONF_DIR / "train.yaml").weights
     whole = OmegaConf.create({"weights_dir": cfg.weights_dir, "weights": {**weights, **given}, "losses": losses})
-    for network, key in NETWORKS.items():  # a run's own paths are resolved already: replace them
-        if key in given and network in whole.losses:
-            whole.losses[network].weights = given[key]
     OmegaConf.resolve(whole)
-    return whole.losses
+    for network, key in NETWORKS.items():  # a run's own paths are resolved already, perhaps on another machine
+        node = whole.losses.get(network)
+        if not node:
+            continue
+        moved = Path(str(cfg.weights_dir)) / Path(str(node.weights)).name
+        if key in given:
+            node.weights = given[key]
+        elif node.weights not in (None, "random") and not Path(node.weights).exists() and moved.exists():
+            node.weights = str(moved)
+    return without_idle_networks(whole.losses)
 
 
 main = hydra_app("eval", evaluate)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
 from omegaconf import DictConfig
 from PIL import Image
 
-from sam_age.cli.app import hydra_app
+from sam_age.cli.app import hydra_app, need_bool
 from sam_age.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -18,19 +19,19 @@ log = logging.getLogger(__name__)
 
 def infer(cfg: DictConfig) -> None:
     """Age every picture of `cfg.input`; see conf/infer.yaml."""
-    from omegaconf import ListConfig
     from tqdm import tqdm
 
     from sam_age.pipeline import AgingPipeline, check_ages
 
-    given = cfg.target_ages
-    ages = check_ages(given if isinstance(given, ListConfig) else [given])
-    pictures = find_pictures(Path(cfg.input))
-    stems = output_stems(pictures, Path(cfg.input), Path(cfg.output))
+    need_bool(cfg, "overwrite", "sheet")
+    ages = check_ages(cfg.target_ages)
+    source, output = Path(str(cfg.input)), Path(str(cfg.output))
+    pictures = find_pictures(source)
+    stems = output_stems(pictures, source, output)
     if not cfg.overwrite:
         check_free(stems)
     pipeline = AgingPipeline.from_pretrained(
-        cfg.checkpoint, device=cfg.device, precision=cfg.precision, batch_size=cfg.batch_size
+        str(cfg.checkpoint), device=cfg.device, precision=cfg.precision, batch_size=cfg.batch_size
     )
     failures = []
     for picture, stem in zip(tqdm(pictures, desc="Ageing", unit="picture", disable=None), stems, strict=True):
@@ -40,7 +41,7 @@ def infer(cfg: DictConfig) -> None:
             if len(pictures) == 1:
                 raise
             failures.append(str(error))
-            tqdm.write(f"Skipped: {error}")
+            tqdm.write(f"Skipped: {error}", file=sys.stderr)
             continue
         stem.parent.mkdir(parents=True, exist_ok=True)
         for number, face in enumerate(aged):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sam_age.cli.app import hydra_app, quieten_lightning
-from sam_age.config import build
+from sam_age.cli.app import hydra_app, need_bool, quieten_lightning
+from sam_age.cli.run_folder import check_free, check_same_network, checkpoint_to_resume, clear
+from sam_age.config import build, without_idle_networks
 from sam_age.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -21,13 +20,17 @@ def train(cfg: DictConfig) -> None:
     """Run the training that `cfg` (conf/train.yaml and what overrides it) describes."""
     import pytorch_lightning as pl
     import torch
+    from pytorch_lightning.utilities import rank_zero_only
 
-    output = Path(cfg.output)
-    first_process = int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
-    checkpoint = resume_from(cfg.resume, output)
-    if first_process and checkpoint is None:
+    need_bool(cfg, "overwrite")
+    first_process = rank_zero_only.rank == 0
+    output = Path(str(cfg.output))
+    checkpoint = checkpoint_to_resume(cfg.resume, output)
+    goes_on = checkpoint is not None and checkpoint.parent.resolve() == (output / "checkpoints").resolve()
+    if first_process and not goes_on:
         check_free(output, overwrite=cfg.overwrite)
 
+    cfg.losses = without_idle_networks(cfg.losses)
     check_files(cfg)
     quieten_lightning()
     torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products, where the card has it
@@ -36,44 +39,62 @@ def train(cfg: DictConfig) -> None:
     if datamodule.train_set is None:
         raise InputError("There are no training faces: set data.train to a folder, zip or shards of them.")
     module = build(cfg.module)
+    check_optimizer(module)
+    if checkpoint is not None:
+        check_same_network(checkpoint, module.sam.config)
+    no_shared_statistics_on_cpu(cfg)
     module.run_config = OmegaConf.to_container(cfg, resolve=True)
+    callbacks = {name: node for name, node in cfg.callbacks.items() if node and "_target_" in node}
+    loggers = [build(node) for node in cfg.logger.values()]
     trainer = build(
         cfg.trainer,
-        logger=list(build(cfg.logger).values()) or False,
-        callbacks=list(build(cfg.callbacks).values()),
-        enable_checkpointing="checkpoint" in cfg.callbacks,
-        enable_progress_bar="progress" in cfg.callbacks,
+        logger=loggers or False,
+        callbacks=[build(node) for node in callbacks.values()],
+        enable_checkpointing="checkpoint" in callbacks,
+        enable_progress_bar="progress" in callbacks,
         enable_model_summary=False,
         default_root_dir=str(output),
     )
     if first_process:
-        if checkpoint is None and output.exists():
-            shutil.rmtree(output)  # an empty folder, or a run that overwrite=true gives up
+        if not goes_on:
+            clear(output)
         output.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, output / "config.yaml", resolve=True)
         _announce(module, trainer, output, checkpoint)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(module.run_config)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    try:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(module.run_config)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except Exception:
+        if first_process and not goes_on and not any(output.glob("checkpoints/*")):
+            clear(output)  # nothing was learnt: the next try need not be told to overwrite it
+        raise
     log.info("Done: %s", output)
 
 
-def resume_from(resume: str | None, output: Path) -> str | None:
-    """The checkpoint that `resume` names: None, "last" of this run, or a path."""
-    if resume is None:
-        return None
-    path = newest(output / "checkpoints") if resume == "last" else Path(resume)
-    if not path.is_file():
-        hint = "there is nothing to go on from; leave resume out to start" if resume == "last" else "check resume"
-        raise InputError(f"No checkpoint at {path}: {hint}.")
-    return str(path)
+def check_optimizer(module: Any) -> None:
+    """Try the optimizer's settings on one number, before anything is written."""
+    import torch
+
+    try:
+        optimizer = module.optimizer_factory([torch.nn.Parameter(torch.zeros(1))])
+    except Exception as error:  # optimizer libraries have exceptions of their own for it
+        raise InputError(f"The optimizer does not take these settings ({error}): see optimizer.* in --help.") from error
+    if hasattr(optimizer, "eval") and module.ema_encoder is not None:
+        raise InputError(
+            "A schedule-free optimizer averages the weights itself: set module.ema_decay=null, or choose another."
+        )
 
 
-def newest(checkpoints: Path) -> Path:
-    """last.ckpt, or, where the run was killed before it wrote one, the latest checkpoint there is."""
-    last = checkpoints / "last.ckpt"
-    others = sorted(checkpoints.glob("step_*.ckpt"))
-    return others[-1] if others and not last.exists() else last
+def no_shared_statistics_on_cpu(cfg: DictConfig) -> None:
+    """Batch norm can be synchronised on GPUs only: where there are none, say so and leave it out."""
+    import torch
+
+    on_cpu = cfg.trainer.accelerator == "cpu" or (cfg.trainer.accelerator == "auto" and not torch.cuda.is_available())
+    if on_cpu and cfg.trainer.get("sync_batchnorm"):
+        log.warning("On CPUs each process's batch norm sees its own faces: trainer.sync_batchnorm is off.")
+        with open_dict(cfg):
+            cfg.trainer.sync_batchnorm = False
 
 
 def check_files(cfg: DictConfig) -> None:
@@ -86,19 +107,6 @@ def check_files(cfg: DictConfig) -> None:
     for weights in [*wanted, *(network.get("weights") for network in networks)]:
         if weights not in (None, "random"):
             resolve(weights)
-
-
-def check_free(output: Path, *, overwrite: bool) -> None:
-    """Refuse to write over an earlier run unless told to, and over anything else always."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not (output / "config.yaml").is_file():
-        raise InputError(f"{output} holds something that is not a run of sam-train: choose another output.")
-    if not overwrite:
-        raise InputError(
-            f"{output} already holds a run: resume=last goes on with it, overwrite=true starts again, "
-            "name=... writes elsewhere."
-        )
 
 
 def _announce(module: Any, trainer: Any, output: Path, checkpoint: str | None) -> None:

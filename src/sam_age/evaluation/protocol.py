@@ -49,7 +49,8 @@ class AgingEvaluation(pl.LightningModule):
         self.identity_judge = losses.identity_net if identity_judge is None else identity_judge
         self.age_error = AgeError()
         self.identity = MeanByAge()
-        self.terms = nn.ModuleDict()
+        names = losses.term_names(aging=True) + [f"cycle_{name}" for name in losses.term_names(aging=False)]
+        self.terms = nn.ModuleDict({name: MeanByAge() for name in names})
         self.reconstruction = nn.ModuleDict({name: MeanByAge() for name in ("ssim", "psnr")})
         self.faces = 0
         self.results: dict[str, Any] = {}
@@ -78,8 +79,6 @@ class AgingEvaluation(pl.LightningModule):
         aging = not prefix
         _, terms = self.losses(images, w_plus, source, target, latent_avg=self.sam.latent_avg, aging=aging)
         for name, value in terms.items():
-            if prefix + name not in self.terms:
-                self.terms[prefix + name] = MeanByAge().to(self.device)
             self.terms[prefix + name].update(value.expand(len(target)), target)
 
     def on_test_epoch_end(self) -> None:

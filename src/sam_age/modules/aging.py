@@ -7,6 +7,7 @@ departures listed in docs/reference.md.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sam_age.evaluation.metrics import AgeError
 from sam_age.losses import AgingLosses
@@ -73,10 +73,10 @@ class AgingModule(pl.LightningModule):
         self.same_age_probability = same_age_probability
         self.frozen_batch_norm = frozen_batch_norm
         self.seed = seed
+        self.last_loss: Tensor | None = None  # of the latest training step
         self.run_config: dict[str, Any] = {}  # the resolved config of the run, saved with the weights
-        self.ema_encoder = (
-            None if ema_decay is None else AveragedModel(sam.encoder, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-        )
+        self.ema_decay = ema_decay
+        self.ema_encoder = None if ema_decay is None else copy.deepcopy(sam.encoder).requires_grad_(False).eval()
         self.age_judge = None if age_judge is None else age_judge.requires_grad_(False).eval()
         self.identity_judge = None if identity_judge is None else identity_judge.requires_grad_(False).eval()
         self.val_age_error = AgeError()
@@ -116,11 +116,9 @@ class AgingModule(pl.LightningModule):
                 total = total + self.cycle_weight * cycle.detach()
                 logged |= {f"train/cycle_{name}": value for name, value in cycle_terms.items()}
             optimizer.step()
-        if self.ema_encoder is not None:
-            self.ema_encoder.update_parameters(self.sam.encoder)
-
+        self.update_average()
+        self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
         self.log_dict(logged | {"train/total": total}, batch_size=len(faces))
-        self.log("loss", total, prog_bar=True, logger=False)
 
     def draw(self, batch: int) -> tuple[bool, Tensor]:
         """This step's choices: whether to age at all, and an age in whole years, 0 to 100, for each face.
@@ -135,6 +133,16 @@ class AgingModule(pl.LightningModule):
         ages = torch.randint(0, 101, (batch * self.trainer.world_size,), generator=choices)
         ages = ages[self.global_rank :: self.trainer.world_size]
         return aging, ages.float().to(self.device, non_blocking=True)
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the averaged encoder towards the trained one; batch statistics are copied."""
+        if self.ema_encoder is None:
+            return
+        averaged, trained = list(self.ema_encoder.parameters()), list(self.sam.encoder.parameters())
+        torch._foreach_lerp_(averaged, trained, 1 - self.ema_decay)
+        for mine, theirs in zip(self.ema_encoder.buffers(), self.sam.encoder.buffers(), strict=True):
+            mine.copy_(theirs)
 
     @contextlib.contextmanager
     def gradients_kept_local(self) -> Iterator[None]:
@@ -173,7 +181,7 @@ class AgingModule(pl.LightningModule):
         if self.ema_encoder is None:
             yield self.sam
             return
-        trained, self.sam.encoder = self.sam.encoder, self.ema_encoder.module
+        trained, self.sam.encoder = self.sam.encoder, self.ema_encoder
         try:
             yield self.sam
         finally:
