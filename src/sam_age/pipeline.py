@@ -17,6 +17,7 @@ from torch import Tensor
 from sam_age.data.align import align, is_aligned
 from sam_age.data.detect import Face, FaceDetector
 from sam_age.data.images import read_image
+from sam_age.device import pick_device
 from sam_age.errors import InputError
 from sam_age.models.sam import FACE_SIZE, SAM
 from sam_age.sheets import Cell, sheet, to_images, to_tensor
@@ -193,24 +194,6 @@ class AgingPipeline:
                     codes[face].append(code)
                     pictures[face].append(image)
         return [torch.stack(rows) for rows in codes], pictures
-
-
-def pick_device(device: str) -> str:
-    """ "auto" -> "cuda", "mps" or "cpu", whichever is there; anything else is checked.
-
-    Raises:
-        InputError: a device that this machine or torch does not have.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"Device {device!r} cannot be used here ({reason}): use cpu, or auto.") from error
-    return device
 
 
 def _whole(image: Image.Image) -> Image.Image:

@@ -2,11 +2,14 @@
 
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from sam_age.data.dataset import FacesDataset
+from sam_age.data.dataset import FacesDataset, collate
+from sam_age.data.sources import FolderFaces
 from sam_age.errors import InputError
 from tests.data.faces import Aged, Colours, colour
 
@@ -69,3 +72,19 @@ def test_nothing_but_damaged_pictures_ends_in_one_line():
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         FacesDataset(Colours(1), **bad)
+
+
+def test_evaluation_leaves_a_corrupt_picture_out_instead_of_counting_another_twice(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        Image.new("RGB", (256, 256), "grey").save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"broken")
+    dataset = FacesDataset(FolderFaces(tmp_path), replace=False)
+    batch = collate([dataset[i] for i in range(3)])
+    assert batch["index"].tolist() == [0, 2]
+    assert len(batch["faces"]) == 2
+    assert batch["skipped"] == 1
+    nothing = collate([dataset[1]])
+    assert len(nothing["faces"]) == 0
+    assert nothing["skipped"] == 1
+    replaced = FacesDataset(FolderFaces(tmp_path))[1]
+    assert (replaced["index"], replaced["skipped"]) == (2, 1)

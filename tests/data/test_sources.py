@@ -150,3 +150,12 @@ def test_where_there_are_no_faces_one_line_says_so(tmp_path):
         with pytest.raises(InputError, match=says) as error:
             open_source(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_a_link_back_to_a_folder_does_not_go_round_for_ever(tmp_path):
+    write_folder(tmp_path, ["a.png", "deep/b.png"])
+    try:
+        (tmp_path / "deep" / "up").symlink_to(tmp_path, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links")
+    assert len(FolderFaces(tmp_path)) == 2

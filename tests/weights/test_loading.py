@@ -196,8 +196,7 @@ def test_a_lightning_checkpoint_loads_as_sam_and_prefers_the_averaged_encoder(tm
     torch.save(checkpoint, tmp_path / "last.ckpt")
     same(model, weights.load(tmp_path / "last.ckpt"))
 
-    state["ema_encoder.n_averaged"] = torch.tensor(3)
-    state |= {f"ema_encoder.module.{name}": value for name, value in averaged.state_dict().items()}
+    state |= {f"ema_encoder.{name}": value for name, value in averaged.state_dict().items()}
     torch.save(checkpoint, tmp_path / "last.ckpt")
     loaded = weights.load(tmp_path / "last.ckpt")
     same(averaged, loaded.encoder)
@@ -287,3 +286,12 @@ def same(expected: torch.nn.Module, found: torch.nn.Module) -> None:
     for name, tensor in mine.items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_sam_without_the_average_latent_is_refused(tmp_path):
+    """Every code starts from it: one that is made up would move every face."""
+    model = files.tiny_sam()
+    state = {name: value for name, value in model.state_dict().items() if name != "latent_avg"}
+    torch.save({"state_dict": state, "opts": {}}, tmp_path / "sam.pt")
+    with pytest.raises(InputError, match="without latent_avg"):
+        weights.load(tmp_path / "sam.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from sam_age.data.dataset import to_unit_range
 from sam_age.sheets import sheet, to_images
 
 
@@ -33,9 +35,11 @@ class AgingPanels(Callback):
         loaders = trainer.val_dataloaders
         loader = loaders[0] if isinstance(loaders, list) else loaders
         dataset = loader.dataset
-        count = min(self.faces, len(dataset))
-        pixels = torch.stack([torch.as_tensor(dataset[i]["faces"]) for i in range(count)])
-        faces = pixels.to(pl_module.device).float() / 127.5 - 1
+        readable = (sample["faces"] for sample in map(dataset.__getitem__, range(len(dataset))) if "faces" in sample)
+        pixels = list(islice(readable, self.faces))
+        if not pixels:
+            return
+        faces = to_unit_range(torch.stack(pixels).to(pl_module.device))
         image = draw_panel(pl_module, faces, self.target_ages)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{trainer.global_step:07d}.png"

@@ -57,7 +57,9 @@ def evaluate(cfg: DictConfig) -> None:
     score(evaluation, datamodule=datamodule, verbose=False)
     if not trainer.is_global_zero:
         return
-    results = {"checkpoint": checkpoint, **evaluation.results}
+    if not evaluation.results["faces"]:
+        raise InputError(f"None of the faces of data.{cfg.split} could be read: see above.")
+    results = {"checkpoint": checkpoint, "skipped": datamodule.skipped, **evaluation.results}
     print(table(results))
     if metrics is not None:
         metrics.parent.mkdir(parents=True, exist_ok=True)

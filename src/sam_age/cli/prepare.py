@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from sam_age.cli.app import hydra_app
+from sam_age.cli.app import hydra_app, need_bool
 
 log = logging.getLogger(__name__)
 
@@ -16,10 +16,13 @@ log = logging.getLogger(__name__)
 def prepare(cfg: DictConfig) -> None:
     """Cut the faces out of every picture of `cfg.input`; see conf/prepare.yaml."""
     from sam_age.data.prepare import Settings, prepare_faces, summary
+    from sam_age.device import pick_device
 
+    need_bool(cfg, "overwrite")
+    device = pick_device(str(cfg.device))  # here: a worker could not say what is wrong
     settings = Settings(**{field.name: cfg[field.name] for field in fields(Settings)})
     source, output = Path(str(cfg.input)), Path(str(cfg.output))
-    counts = prepare_faces(source, output, settings, workers=cfg.workers, overwrite=cfg.overwrite, device=cfg.device)
+    counts = prepare_faces(source, output, settings, workers=cfg.workers, overwrite=cfg.overwrite, device=device)
     log.info("%s", summary(counts, output))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from sam_age.data.dataset import FacesDataset, to_unit_range
+from sam_age.data.dataset import FacesDataset, collate, to_unit_range
 from sam_age.data.labels import Labelled
 from sam_age.data.sampler import InOrder, ShuffledStream
 from sam_age.data.sources import ImageSource, Subset, open_source
@@ -76,6 +76,7 @@ class FacesDataModule(pl.LightningDataModule):
             raise InputError("data.num_workers is at least 0, and data.shard_window at least 1 or null.")
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         self.seed, self.shard_window = seed, shard_window
+        self.skipped = 0  # pictures that could not be read, in this process's batches
         self._start = 0  # position at which this run began: samples over all ranks
         self._batches_before: int | None = None  # that the trainer had done by then; None until training begins
 
@@ -89,7 +90,8 @@ class FacesDataModule(pl.LightningDataModule):
                 source = Labelled(source, csv)
             if limit is not None and limit < len(source):
                 source = Subset(source, range(limit))
-            return FacesDataset(source, size=image_size, flip=flip, seed=seed, on_error=on_error)
+            replace = where is train  # a score must not count another face twice
+            return FacesDataset(source, size=image_size, flip=flip, seed=seed, on_error=on_error, replace=replace)
 
         self.train_set = dataset(train, labels, flip=flip)
         self.val_set = dataset(val, val_labels, limit=max_val_images)
@@ -134,12 +136,21 @@ class FacesDataModule(pl.LightningDataModule):
             dataset,
             batch_size=batch_size,
             sampler=sampler,
+            collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             # forked workers deadlock with CUDA and threads; spawned ones are the same on every system
             multiprocessing_context="spawn" if self.num_workers else None,
         )
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        self.skipped += batch.pop("skipped")
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        if self.skipped:
+            log.warning("%d times a picture could not be read: see above for their names.", self.skipped)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         return batch | {"faces": to_unit_range(batch["faces"])}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from sam_age.data.images import read_image
 from sam_age.data.sampler import Key
@@ -26,24 +27,35 @@ class FacesDataset(Dataset[dict[str, Any]]):
     """Aligned faces by (epoch, index), or by index alone for epoch 0.
 
     A sample is {"faces": uint8 (3, size, size), "index": its number in the source, "age": float years, NaN
-    where unknown}. Whether it is mirrored depends on (seed, epoch, index) alone.
+    where unknown, "skipped": pictures that could not be read on the way to it}; without its first three entries
+    where there is no picture (see `replace`, and `collate`). Whether it is mirrored depends on (seed, epoch,
+    index) alone.
 
     Args:
         source: where the pictures are.
         size: side in pixels; others are resized bilinearly, whatever their shape, as the authors do.
         flip: probability of mirroring.
-        on_error: "skip" reports a picture that cannot be read and takes the next one in its place; "stop"
-            raises.
+        on_error: "skip" reports a picture that cannot be read and goes on without it; "stop" raises.
+        replace: take the next picture in the place of a skipped one, as training wants; scores would count that
+            one twice, so evaluation leaves the place empty.
     """
 
     def __init__(
-        self, source: ImageSource, *, size: int = 256, flip: float = 0.0, seed: int = 0, on_error: str = "skip"
+        self,
+        source: ImageSource,
+        *,
+        size: int = 256,
+        flip: float = 0.0,
+        seed: int = 0,
+        on_error: str = "skip",
+        replace: bool = True,
     ) -> None:
         if on_error not in ON_ERROR:
             raise InputError(f"on_error is skip or stop, not {on_error!r}.")
         if not 0 <= flip <= 1:
             raise InputError(f"flip is a probability from 0 to 1, not {flip}.")
         self.source, self.size, self.flip, self.seed, self.on_error = source, size, flip, seed, on_error
+        self.replace = replace
         self.skipped: dict[str, str] = {}  # name -> reason, of this process
 
     def __len__(self) -> int:
@@ -51,30 +63,45 @@ class FacesDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        index, image = self._readable(index)
+        index, image, skipped = self._readable(index)
+        if image is None:
+            return {"skipped": skipped}
         pixels = to_pixels(resize(image, self.size))
         if self.flip and self._mirrored(epoch, index):
             pixels = pixels.flip(2)
         age = self.source.age(index) if hasattr(self.source, "age") else math.nan
-        return {"faces": pixels, "index": index, "age": torch.tensor(age, dtype=torch.float32)}
+        age = torch.tensor(age, dtype=torch.float32)
+        return {"faces": pixels, "index": index, "age": age, "skipped": skipped}
 
     def _mirrored(self, epoch: int, index: int) -> bool:
         return np.random.default_rng([self.seed, epoch, index]).random() < self.flip
 
-    def _readable(self, index: int) -> tuple[int, Image.Image]:
-        """The picture at index, or the next one that can be read."""
-        for step in range(len(self.source)):
+    def _readable(self, index: int) -> tuple[int, Image.Image | None, int]:
+        """The picture at index, or the next one that can be read, and how many could not."""
+        for step in range(len(self.source) if self.replace else 1):
             candidate = (index + step) % len(self.source)
             name = self.source.name(candidate)
             try:
-                return candidate, read_image(self.source.read(candidate), name=name)
+                return candidate, read_image(self.source.read(candidate), name=name), step
             except (InputError, OSError) as error:
                 if self.on_error == "stop":
                     raise InputError(f"{error} (data.on_error=skip goes on without it)") from error
                 if name not in self.skipped:
                     self.skipped[name] = str(error)
                     log.warning("Skipped, %d so far in this process: %s", len(self.skipped), error)
+        if not self.replace:
+            return index, None, 1
         raise InputError(f"None of the {len(self.source)} pictures can be read; the last: {name}.")
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples -> a batch; those without a picture are left out, and "skipped" is their sum. It may be empty."""
+    skipped = sum(sample["skipped"] for sample in samples)
+    kept = [{k: v for k, v in sample.items() if k != "skipped"} for sample in samples if "faces" in sample]
+    if kept:
+        return {**default_collate(kept), "skipped": skipped}
+    empty = {"faces": torch.empty(0, 3, 1, 1, dtype=torch.uint8), "index": torch.empty(0, dtype=torch.long)}
+    return {**empty, "age": torch.empty(0), "skipped": skipped}
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:

@@ -11,6 +11,7 @@ import io
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -140,7 +141,7 @@ def prepare_faces(
             if isinstance(result, str):
                 failed, first_failure = failed + 1, first_failure or result
                 prepared.fail(_relative(path, root), result)
-                tqdm.write(f"Skipped: {result}")
+                tqdm.write(f"Skipped: {result}", file=sys.stderr)
             else:
                 prepared.add(_relative(path, root), name, result)
                 faces += len(result)

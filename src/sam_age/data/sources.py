@@ -46,7 +46,8 @@ class FolderFaces:
         self.root = Path(root)
         if not self.root.is_dir():
             raise InputError(f"There is no folder {self.root}: give the folder that holds the faces.")
-        self.paths = sorted(_pictures_below(str(self.root)))
+        # by parts, not by the separator, so that a seed means the same order on every system
+        self.paths = sorted(_pictures_below(str(self.root), set()), key=lambda path: Path(path).parts)
         if not self.paths:
             raise InputError(f"No pictures below {self.root}: give the folder that holds the faces.")
 
@@ -60,14 +61,18 @@ class FolderFaces:
         return Path(self.paths[index]).read_bytes()
 
 
-def _pictures_below(folder: str) -> list[str]:
+def _pictures_below(folder: str, seen: set[str]) -> list[str]:
+    real = os.path.realpath(folder)
+    if real in seen:  # a link back to a folder that is being read
+        return []
+    seen.add(real)
     found = []
     with os.scandir(folder) as entries:  # rglob takes minutes on FFHQ over a network
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                found += _pictures_below(entry.path)
+                found += _pictures_below(entry.path, seen)
             elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
                 found.append(entry.path)
     return found

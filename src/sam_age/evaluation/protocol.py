@@ -57,6 +57,8 @@ class AgingEvaluation(pl.LightningModule):
 
     def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         faces = batch["faces"]
+        if len(faces) == 0:  # none of its pictures could be read
+            return
         source = self.losses.describe(faces)
         inversion = self.sam.encode(faces)  # once, for all ages
         own = None if self.identity_judge is None else self.identity_judge(faces)

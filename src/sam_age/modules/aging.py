@@ -190,6 +190,8 @@ class AgingModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training losses at fixed ages and with the stored noise, and what independent judges read."""
         faces = batch["faces"]
+        if len(faces) == 0:  # none of its pictures could be read
+            return
         target_age = validation_ages(batch["index"])
         source = self.losses.describe(faces)
         with self.best_weights() as sam:

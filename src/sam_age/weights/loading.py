@@ -70,12 +70,15 @@ def fill_network(module: nn.Module, found: Checkpoint, contents: Contents) -> No
     state = found.state
     centre = state.get("latent_avg", found.latent_avg)
     path, whole = contents.path, isinstance(module, SAM | PSP)
+    if whole and centre is None:
+        raise InputError(
+            f"{path} looks like {found.looks_like}, but without latent_avg, from which every code starts: take a file "
+            "that its training code saved whole."
+        )
     if whole:
         state["latent_avg"] = _for_each_style(centre, module.latent_avg)
     assign(module, state, path, found.looks_like, copy=contents.mapped)
     if whole:
-        if centre is None:
-            module.latent_avg.copy_(centre_of(module.decoder, None, path))
         module.decoder.latent_avg = module.latent_avg.mean(0)
     elif isinstance(module, Generator):
         module.latent_avg = centre_of(module, centre, path)

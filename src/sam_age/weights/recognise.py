@@ -144,7 +144,7 @@ def _lightning(contents: Contents, tree: Mapping[str, Any], state: dict[str, Ten
             )
         return None
     notes = []
-    averaged = under(state, "ema_encoder.module.") or under(state, "ema_encoder.")
+    averaged = under(state, "ema_encoder.")
     if averaged:
         sam = {name: value for name, value in sam.items() if not name.startswith("encoder.")}
         sam |= {f"encoder.{name}": value for name, value in averaged.items()}
