@@ -127,6 +127,34 @@ def test_validation_is_every_face_once_in_order_up_to_the_limit():
     assert data.test_dataloader() == []
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_validation_scores_no_face_twice_and_tells_how_many_were_left_out(caplog, num_workers):
+    """The same faces as training has, where a damaged one does give way."""
+    faces = Colours(7, broken=(0, 1, 4))
+    data = FacesDataModule(faces, faces, val_batch_size=2, num_workers=num_workers, image_size=16)
+    seen = Scorer()
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    with caplog.at_level(logging.WARNING, "sam_age"):
+        trainer.validate(seen, datamodule=data, verbose=False)
+    assert seen.batches == [[], [2, 3], [5], [6]]
+    assert data.skipped == 3
+    assert [r.getMessage() for r in caplog.records if "3 times" in r.getMessage()]
+    assert data.train_set[0]["index"] == 2
+
+
+class Scorer(pl.LightningModule):
+    """Writes down the numbers of the faces in every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def validation_step(self, batch, _):
+        assert set(batch) == {"faces", "index", "age"}
+        assert len(batch["faces"]) == len(batch["index"]) == len(batch["age"])
+        self.batches.append(batch["index"].tolist())
+
+
 def test_shards_come_in_windows_and_hold_every_face(tmp_path):
     for number in range(3):
         write_tar(tmp_path / f"{number}.tar", [2 * number, 2 * number + 1])

@@ -81,7 +81,12 @@ class FacesDataModule(pl.LightningDataModule):
         self._batches_before: int | None = None  # that the trainer had done by then; None until training begins
 
         def dataset(
-            where: Where | None, csv: str | Path | None, *, flip: float = 0.0, limit: int | None = None
+            where: Where | None,
+            csv: str | Path | None,
+            *,
+            flip: float = 0.0,
+            limit: int | None = None,
+            replace: bool = False,  # a score must not count another face twice
         ) -> FacesDataset | None:
             if where is None:
                 return None
@@ -90,10 +95,9 @@ class FacesDataModule(pl.LightningDataModule):
                 source = Labelled(source, csv)
             if limit is not None and limit < len(source):
                 source = Subset(source, range(limit))
-            replace = where is train  # a score must not count another face twice
             return FacesDataset(source, size=image_size, flip=flip, seed=seed, on_error=on_error, replace=replace)
 
-        self.train_set = dataset(train, labels, flip=flip)
+        self.train_set = dataset(train, labels, flip=flip, replace=True)
         self.val_set = dataset(val, val_labels, limit=max_val_images)
         self.test_set = dataset(test, val_labels, limit=max_val_images)
 
