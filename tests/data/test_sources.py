@@ -48,6 +48,27 @@ def test_a_folder_is_read_at_any_depth_in_order(tmp_path, names):
     assert all(known_again(source.read(i), i) for i in range(3))
 
 
+def test_the_order_is_that_of_folders_and_names_whatever_the_separator(tmp_path):
+    in_order = ["a/b.png", "a/c/0.png", "a-b/0.png", "a.png"]  # as text "-" and "." come before "/", not before "\\"
+    write_folder(tmp_path, in_order)
+    source = FolderFaces(tmp_path)
+    assert [source.name(i) for i in range(4)] == [str(tmp_path / name) for name in in_order]
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(tmp_path):
+    write_folder(tmp_path / "faces", ["z/0.png", "z/deep/1.png"])
+    write_folder(tmp_path / "elsewhere", ["2.png"])
+    links = {"faces/a": "faces/z", "faces/z/deep/up": "faces", "faces/other": "elsewhere"}
+    for link, target in links.items():
+        try:
+            (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+        except OSError:
+            pytest.skip("links need a privilege here")
+    source = FolderFaces(tmp_path / "faces")
+    names = [source.name(i) for i in range(len(source))]
+    assert names == [str(tmp_path / "faces" / name) for name in ("other/2.png", "z/0.png", "z/deep/1.png")]
+
+
 @pytest.mark.parametrize(
     ("faces", "beside"),
     [

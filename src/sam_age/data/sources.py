@@ -63,12 +63,13 @@ class FolderFaces:
 
 def _pictures_below(folder: str, seen: set[str]) -> list[str]:
     real = os.path.realpath(folder)
-    if real in seen:  # a link back to a folder that is being read
+    if real in seen:  # a link, perhaps back to a folder that is being read
         return []
     seen.add(real)
     found = []
     with os.scandir(folder) as entries:  # rglob takes minutes on FFHQ over a network
-        for entry in entries:
+        # folders before links to them, so that a folder has the same name wherever it is read
+        for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
