@@ -106,6 +106,14 @@ def test_inspect_says_what_keeps_a_file_from_loading(sam_file, capsys):
     assert "no: 1 missing (decoder.conv1.noise.weight)" in capsys.readouterr().out
 
 
+def test_inspect_does_not_call_a_file_without_latent_avg_loadable(sam_file, capsys):
+    tree = torch.load(sam_file, weights_only=True)
+    del tree["latent_avg"]
+    torch.save(tree, sam_file)
+    assert main(["inspect", str(sam_file)]) == 0
+    assert "no: latent_avg missing" in capsys.readouterr().out
+
+
 def test_list_marks_the_files_that_are_here(sam_file, tmp_path, capsys, monkeypatch):
     sam_file.rename(tmp_path / "sam_ffhq_aging.pt")
     monkeypatch.setenv("SAM_AGE_WEIGHTS", str(tmp_path))

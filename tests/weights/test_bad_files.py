@@ -73,6 +73,17 @@ def test_a_latent_average_of_another_size_is_named(sam_file):
     assert "latent_avg has the shape [512]" in message(sam_file)
 
 
+def test_a_whole_model_without_its_latent_average_is_refused_whatever_it_was_saved_by(sam_file, tmp_path):
+    assert "without latent_avg" in message(rewritten(sam_file, lambda tree: tree.pop("latent_avg")))
+    psp = files.authors_psp(files.tiny_psp(), tmp_path / "psp.pt")
+    assert "without latent_avg" in message(rewritten(psp, lambda tree: tree.pop("latent_avg")))
+    model = files.tiny_sam()
+    state = {f"sam.{name}": value for name, value in model.state_dict().items() if name != "latent_avg"}
+    checkpoint = {"pytorch-lightning_version": "2.6.0", "state_dict": state, "network": model.config}
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    assert "without latent_avg" in message(tmp_path / "last.ckpt")
+
+
 def test_a_sam_file_without_its_inversion_encoder_says_why_it_is_not_supported(sam_file):
     def cut(tree):
         for name in list(tree["state_dict"]):

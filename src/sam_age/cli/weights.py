@@ -105,6 +105,8 @@ def inspect(given: argparse.Namespace) -> None:
         expected = build(found.kind, found.config, str(contents.path)).state_dict()
         expected.pop("latent_avg", None)
         wrong = differences(expected, {k: v for k, v in found.state.items() if k != "latent_avg"})
+        if found.kind in ("SAM", "PSP") and found.latent_avg is None and "latent_avg" not in found.state:
+            wrong.append("latent_avg missing, from which every code starts")
         print(f"loads       {'yes' if not wrong else 'no: ' + '; '.join(wrong)}")
     for note in found.notes:
         print(f"note        {note}")
