@@ -220,8 +220,18 @@ def test_nothing_usable_is_one_line_and_leaves_nothing(photos, tmp_path):
             prepare(source, out)
         assert "\n" not in str(error.value)
         assert not out.exists()
-    with pytest.raises(InputError, match="is a file"):
-        prepare(photos, photos / "a.png")
+    for out in (photos / "a.png", photos / "a.png" / "deeper"):
+        with pytest.raises(InputError, match=r"a\.png is a file"):
+            prepare(photos, out)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(photos, tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("sam_age.data.prepared.write_whole", refused)  # root may write anywhere
+    with pytest.raises(InputError, match=r"out cannot be written \(Permission denied\)"):
+        prepare(photos / "a.png", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -281,8 +291,18 @@ def test_the_command_ends_with_counts_or_one_line(photos, tmp_path):
     good = run(f"input={photos}", "output=faces", "workers=1")
     assert good.returncode == 0
     assert good.stderr.splitlines()[-1].startswith("3 faces from 3 pictures into faces; 2 could not be used")
-    bad = run("input=absent", "output=other")
-    assert bad.returncode == 2
-    assert bad.stderr.count("\n") == 1
-    assert bad.stderr.startswith("sam-prepare: There is nothing at absent")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["faces", "photos"]
+    assert good.stdout == ""
+    assert good.stderr.count("Skipped: ") == 2
+    for arguments, says in {
+        ("input=absent", "output=other"): "There is nothing at absent",
+        ("input=photos/blank.png", "output=other", "workers=1"): "No face found in",
+        ("input=photos", "output=other", "device=banana", "workers=2"): "Device 'banana' cannot be used",
+    }.items():
+        bad = run(*arguments)
+        assert bad.returncode == 2
+        assert bad.stdout == ""
+        assert bad.stderr.count("\n") == 1
+        assert bad.stderr.startswith(f"sam-prepare: {says}")
+    (photos / "a.png").rename(tmp_path / "7")
+    assert run("input=7", "output=3").returncode == 0  # Hydra reads these names as numbers
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "7", "faces", "photos"]

@@ -141,7 +141,8 @@ def prepare_faces(
             if isinstance(result, str):
                 failed, first_failure = failed + 1, first_failure or result
                 prepared.fail(_relative(path, root), result)
-                tqdm.write(f"Skipped: {result}", file=sys.stderr)
+                if len(pictures) > 1:  # of a single picture the error says it
+                    tqdm.write(f"Skipped: {result}", file=sys.stderr)
             else:
                 prepared.add(_relative(path, root), name, result)
                 faces += len(result)
@@ -158,8 +159,9 @@ def find_pictures(source: Path, output: Path) -> tuple[Path, list[Path]]:
 
     Faces of an earlier run are left out where the output lies inside the input.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file: give output= a folder.")
+    there = next((path for path in (output, *output.parents) if path.exists()), output)
+    if there.exists() and not there.is_dir():
+        raise InputError(f"{there} is a file: give output= a folder.")
     if source.is_file():
         return source.parent, [source]
     if not source.exists():

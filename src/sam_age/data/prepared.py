@@ -174,11 +174,15 @@ class Prepared:
             return
         if self.overwrite:
             self._remove_earlier()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if len(self.rows) != len(self._listed) or _torn(self.folder / MANIFEST):
-            write_whole(self.folder / MANIFEST, "".join(map(_line, self.rows)).encode())
-        write_whole(self.folder / SETTINGS, (json.dumps(asdict(self.settings), indent=2) + "\n").encode())
-        self._manifest = (self.folder / MANIFEST).open("a", encoding="utf-8", newline="\n")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if len(self.rows) != len(self._listed) or _torn(self.folder / MANIFEST):
+                write_whole(self.folder / MANIFEST, "".join(map(_line, self.rows)).encode())
+            write_whole(self.folder / SETTINGS, (json.dumps(asdict(self.settings), indent=2) + "\n").encode())
+            self._manifest = (self.folder / MANIFEST).open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InputError(f"{self.folder} cannot be written ({reason}): give output= a folder that can.") from error
         self._write_failures()
         used = {row["file"].split("/")[0] for row in self.rows}
         self._shard_numbers = (n for n in itertools.count() if _shard_name(n) not in used)
