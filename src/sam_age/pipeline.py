@@ -74,20 +74,21 @@ class AgingPipeline:
     Args:
         sam: the model, on the device it is to run on.
         precision: "float32", "bfloat16", or "auto": bfloat16 on CUDA, float32 elsewhere.
-        batch_size: faces times ages in one pass.
+        batch_size: faces times ages in one pass; None: 1 on a CPU, where more takes memory and saves no time
+            (docs/performance.md), and 8 elsewhere.
 
     sam = AgingPipeline.from_pretrained("sam_ffhq_aging.pt")
     young, old = sam("photo.jpg", ages=[5, 80])[0].images
     """
 
-    def __init__(self, sam: SAM, *, precision: str = "auto", batch_size: int = 8) -> None:
+    def __init__(self, sam: SAM, *, precision: str = "auto", batch_size: int | None = None) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision is auto, float32 or bfloat16, not {precision!r}.")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size is a whole number from 1 up, not {batch_size!r}.")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch_size is a whole number from 1 up, or null, not {batch_size!r}.")
         self.sam = sam.eval()
-        self.batch_size = batch_size
         on_cuda = self.device.type == "cuda"
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         self.bfloat16 = precision == "bfloat16" or (precision == "auto" and on_cuda)
         self._detector: FaceDetector | None = None
 
