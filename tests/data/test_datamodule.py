@@ -191,3 +191,9 @@ def test_training_without_data_is_one_line():
     data.trainer = a_trainer()
     with pytest.raises(InputError, match=r"data\.train="):
         data.train_dataloader()
+
+
+def test_fewer_faces_to_score_than_processes_is_refused():
+    data = module(val=Colours(2), world=3)
+    with pytest.raises(InputError, match="2 faces to score cannot be shared out to 3 processes"):
+        data.val_dataloader()

@@ -133,6 +133,8 @@ class FacesDataModule(pl.LightningDataModule):
         if dataset is None:
             return []
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if len(dataset) < world:  # a rank with nothing to report would keep the others waiting
+            raise InputError(f"{len(dataset)} faces to score cannot be shared out to {world} processes: use fewer.")
         return self._loader(dataset, InOrder(len(dataset), rank=rank, world=world), self.val_batch_size)
 
     def _loader(self, dataset: FacesDataset, sampler: Sampler, batch_size: int) -> DataLoader:
