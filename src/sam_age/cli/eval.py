@@ -21,6 +21,7 @@ NETWORKS = {"age_net": "dex", "identity_net": "arcface", "perceptual_net": "alex
 
 def evaluate(cfg: DictConfig) -> None:
     """Score `cfg.checkpoint`; see conf/eval.yaml."""
+    from sam_age.data.prepared import write_whole
     from sam_age.evaluation.protocol import AgingEvaluation, table
     from sam_age.models.sam import SAM
     from sam_age.pipeline import check_ages
@@ -63,9 +64,7 @@ def evaluate(cfg: DictConfig) -> None:
     print(table(results))
     if metrics is not None:
         metrics.parent.mkdir(parents=True, exist_ok=True)
-        part = metrics.with_suffix(".part")
-        part.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        part.replace(metrics)
+        write_whole(metrics, (json.dumps(results, indent=2) + "\n").encode())
         log.info("%s", metrics)
 
 

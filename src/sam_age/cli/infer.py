@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -21,13 +22,14 @@ def infer(cfg: DictConfig) -> None:
     """Age every picture of `cfg.input`; see conf/infer.yaml."""
     from tqdm import tqdm
 
+    from sam_age.data.prepare import find_pictures
     from sam_age.pipeline import AgingPipeline, check_ages
 
     need_bool(cfg, "overwrite", "sheet")
     ages = check_ages(cfg.target_ages)
     source, output = Path(str(cfg.input)), Path(str(cfg.output))
-    pictures = find_pictures(source)
-    stems = output_stems(pictures, source, output)
+    root, pictures = find_pictures(source, output)
+    stems = output_stems(pictures, root, output)
     if not cfg.overwrite:
         check_free(stems)
     pipeline = AgingPipeline.from_pretrained(
@@ -58,32 +60,16 @@ def infer(cfg: DictConfig) -> None:
         log.warning("%d of %d pictures were skipped, see above.", len(failures), len(pictures))
 
 
-def find_pictures(path: Path) -> list[Path]:
-    """The picture, or all pictures below a folder, sorted."""
-    from sam_age.data.images import IMAGE_SUFFIXES
-
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise InputError(f"There is nothing at {path}: give input= a picture or a folder of pictures.")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not found:
-        raise InputError(f"No pictures in {path}: give input= a picture or a folder that holds some.")
-    return found
-
-
 def output_stems(pictures: list[Path], root: Path, output: Path) -> list[Path]:
     """Where each picture's results go, without suffix: the input's tree, mirrored.
 
-    Two pictures that differ in their suffix alone keep it.
+    Two pictures that differ in their suffix (or case, which some systems do not tell apart) alone keep it.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file: give output= a folder.")
-    base = root if root.is_dir() else root.parent
-    stems = [output / p.relative_to(base).with_suffix("") for p in pictures]
-    seen = Counter(stems)
+    stems = [output / p.relative_to(root).with_suffix("") for p in pictures]
+    seen = Counter(str(stem).lower() for stem in stems)
     return [
-        stem.with_name(picture.name) if seen[stem] > 1 else stem for picture, stem in zip(pictures, stems, strict=True)
+        stem.with_name(picture.name) if seen[str(stem).lower()] > 1 else stem
+        for picture, stem in zip(pictures, stems, strict=True)
     ]
 
 
@@ -110,9 +96,11 @@ def age_label(age: float) -> str:
 
 def save(image: Image.Image, path: Path) -> None:
     """Write a PNG so that an interruption leaves the old file or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.part")
-    image.save(part, format="PNG")
-    part.replace(path)
+    from sam_age.data.prepared import write_whole
+
+    png = BytesIO()
+    image.save(png, format="PNG")
+    write_whole(path, png.getvalue())
 
 
 main = hydra_app("infer", infer)
