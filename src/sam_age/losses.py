@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet, face_crop
+from sam_age.models.ops import at_least_float32
 from sam_age.models.perceptual import PerceptualNet
 
 
@@ -51,11 +52,6 @@ def w_norm(w_plus: Tensor, latent_avg: Tensor) -> Tensor:
     tensor(4.)
     """
     return torch.linalg.vector_norm(w_plus - latent_avg, dim=(1, 2)).mean()
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Undo autocast's half precision; float32 and float64 stay as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sam_age.data.align import align, is_aligned
+from sam_age.data.dataset import resize
 from sam_age.data.detect import Face, FaceDetector
 from sam_age.data.images import read_image
 from sam_age.device import pick_device
@@ -150,7 +151,7 @@ class AgingPipeline:
         if faces not in FACES:
             raise InputError(f"faces is one of {', '.join(FACES)}, not {faces!r}.")
         if align == "never":
-            return [(_whole(image), None)]
+            return [(resize(image, FACE_SIZE), None)]
         detected = self.detector.detect(image)
         if not detected:
             raise InputError(
@@ -169,7 +170,7 @@ class AgingPipeline:
     @staticmethod
     def _crop(image: Image.Image, face: Face, mode: str) -> tuple[Image.Image, np.ndarray | None]:
         if mode == "auto" and is_aligned(image.size, face.quad):
-            return _whole(image), None
+            return resize(image, FACE_SIZE), None
         return align(image, face.quad, FACE_SIZE), face.quad
 
     @torch.inference_mode()
@@ -195,10 +196,3 @@ class AgingPipeline:
                     codes[face].append(code)
                     pictures[face].append(image)
         return [torch.stack(rows) for rows in codes], pictures
-
-
-def _whole(image: Image.Image) -> Image.Image:
-    """The picture as the face: bilinear, as the authors' preprocessing, whatever its aspect ratio."""
-    if image.size == (FACE_SIZE, FACE_SIZE):
-        return image
-    return image.resize((FACE_SIZE, FACE_SIZE), Image.Resampling.BILINEAR)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sam_age.errors import InputError
 from sam_age.models.onnx_weights import read_initializers
+from sam_age.models.ops import at_least_float32
 from sam_age.models.resample import crop_and_resize
 from sam_age.models.trunk import ResidualTrunk
 
@@ -45,7 +46,7 @@ def expected_age(logits: Tensor, class_ages: Tensor) -> Tensor:
     >>> expected_age(torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([20.0, 40.0]))
     tensor([30.0000, 20.0025])
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = at_least_float32(logits)
     # a product and a sum, not a matrix product: autocast would round the ages to bfloat16, half a year at 80
     return (logits.softmax(1) * class_ages.to(logits.dtype)).sum(1)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sam_age.errors import InputError
 from sam_age.models.encoder import input_layer, ir_se_body
+from sam_age.models.ops import at_least_float32
 from sam_age.models.resample import crop_and_pool, crop_and_resize
 from sam_age.models.trunk import ResidualTrunk
 
@@ -162,7 +163,7 @@ class FaceEmbedder(nn.Module):
 
 def _unit(embeddings: Tensor) -> Tensor:
     """Rows of length one, float32 or float64: cosines of half-precision rows would have three digits."""
-    return F.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float())
+    return F.normalize(at_least_float32(embeddings))
 
 
 def _check_size(images: Tensor) -> None:

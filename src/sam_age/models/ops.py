@@ -17,6 +17,11 @@ from torch import Tensor, nn
 SQRT2 = math.sqrt(2)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def fir_kernel(taps: Sequence[float], gain: float = 1.0) -> Tensor:
     """Outer product of 1-D filter taps with itself, summing to `gain`: (K,) -> (K, K)."""
     kernel = torch.tensor(taps, dtype=torch.float32)
@@ -73,7 +78,7 @@ def modulated_conv2d(
     Returns:
         (N, O, H, W), doubled or halved as asked.
     """
-    style = style.to(torch.promote_types(style.dtype, torch.float32))
+    style = at_least_float32(style)
     gain = None
     if demodulate:
         power = weight.to(style.dtype).square().sum((2, 3))  # (O, I): the kernel's taps share one style

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_age.errors import InputError
+from sam_age.models.ops import at_least_float32
 
 ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 
@@ -154,7 +155,7 @@ def unit_vectors(features: Tensor, eps: float) -> Tensor:
     Half precision would lose `eps` and square into few digits. `vector_norm` has gradient 0 where all
     channels are 0; the root of a sum of squares, as published, has gradient NaN there.
     """
-    features = features if features.dtype == torch.float64 else features.float()
+    features = at_least_float32(features)
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + eps)
 
 

@@ -13,6 +13,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from sam_age.models.ops import at_least_float32
+
 Span = tuple[int, int]  # first row (or column) and the one after the last, pixels
 Fractions = tuple[float, float]  # the same as shares of the whole, in [0, 1]
 
@@ -32,7 +34,7 @@ def crop_and_pool(images: Tensor, rows: Span, columns: Span, size: int) -> Tenso
     >>> crop_and_pool(image, (0, 4), (0, 4), 2).flatten().tolist()
     [2.5, 4.5, 10.5, 12.5]
     """
-    images = _precise(images)
+    images = at_least_float32(images)
     height, width = images.shape[-2:]
     return _apply(_windows(height, rows, size, images), images, _windows(width, columns, size, images))
 
@@ -48,13 +50,9 @@ def crop_and_resize(images: Tensor, rows: Fractions, columns: Fractions, size: i
     Returns:
         (N, C, size, size); float32, or float64 for float64 images.
     """
-    images = _precise(images)
+    images = at_least_float32(images)
     height, width = images.shape[-2:]
     return _apply(_triangles(height, rows, size, images), images, _triangles(width, columns, size, images))
-
-
-def _precise(images: Tensor) -> Tensor:
-    return images if images.dtype == torch.float64 else images.float()
 
 
 def _apply(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
