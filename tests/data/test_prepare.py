@@ -229,7 +229,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(photos, tmp_path, monkeypat
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("sam_age.data.prepared.write_whole", refused)  # root may write anywhere
+    monkeypatch.setattr("sam_age.data.storing.write_whole", refused)  # root may write anywhere
     with pytest.raises(InputError, match=r"out cannot be written \(Permission denied\)"):
         prepare(photos / "a.png", tmp_path / "out")
 

@@ -21,7 +21,7 @@ NETWORKS = {"age_net": "dex", "identity_net": "arcface", "perceptual_net": "alex
 
 def evaluate(cfg: DictConfig) -> None:
     """Score `cfg.checkpoint`; see conf/eval.yaml."""
-    from sam_age.data.prepared import write_whole
+    from sam_age.data.storing import write_whole
     from sam_age.evaluation.protocol import AgingEvaluation, table
     from sam_age.models.sam import SAM
     from sam_age.pipeline import check_ages

@@ -96,7 +96,7 @@ def age_label(age: float) -> str:
 
 def save(image: Image.Image, path: Path) -> None:
     """Write a PNG so that an interruption leaves the old file or the new one, never half of one."""
-    from sam_age.data.prepared import write_whole
+    from sam_age.data.storing import write_whole
 
     png = BytesIO()
     image.save(png, format="PNG")

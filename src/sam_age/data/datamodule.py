@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
 from sam_age.data.labels import Labelled
-from sam_age.data.sampler import InOrder, ShuffledStream
+from sam_age.data.sampler import Counting, InOrder, ShuffledStream
 from sam_age.data.sources import ImageSource, Subset, open_source
 from sam_age.errors import InputError
 
@@ -108,17 +108,18 @@ class FacesDataModule(pl.LightningDataModule):
         if self.train_set is None:
             raise InputError("There is nothing to train on: give data.train= a folder, a zip or shards of faces.")
         self._start, self._batches_before = self.position(), self._batches_done()
-        source = self.train_set.source
-        stream = ShuffledStream(
-            len(self.train_set),
-            seed=self.seed,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            start=self.position,  # a method: asked again by every new iteration
-            blocks=getattr(source, "blocks", None) if self.shard_window else None,
-            window=self.shard_window or 1,
-        )
-        return self._loader(self.train_set, stream, self.batch_size)
+        return self._loader(self.train_set, self._stream(self.train_set.source), self.batch_size)
+
+    def _stream(self, source: ImageSource) -> Sampler:
+        where = {
+            "rank": self.trainer.global_rank,
+            "world": self.trainer.world_size,
+            "start": self.position,  # a method: asked again by every new iteration
+        }
+        if getattr(source, "endless", False):
+            return Counting(**where)
+        blocks = getattr(source, "blocks", None) if self.shard_window else None
+        return ShuffledStream(len(source), seed=self.seed, blocks=blocks, window=self.shard_window or 1, **where)
 
     def val_dataloader(self) -> DataLoader | list:
         return self._in_order(self.val_set)

@@ -67,14 +67,14 @@ class FacesDataset(Dataset[dict[str, Any]]):
         if image is None:
             return {"skipped": skipped}
         pixels = to_pixels(resize(image, self.size))
-        if self.flip and self._mirrored(epoch, index):
+        if self.mirrored(epoch, index):
             pixels = pixels.flip(2)
         age = self.source.age(index) if hasattr(self.source, "age") else math.nan
         age = torch.tensor(age, dtype=torch.float32)
         return {"faces": pixels, "index": index, "age": age, "skipped": skipped}
 
-    def _mirrored(self, epoch: int, index: int) -> bool:
-        return np.random.default_rng([self.seed, epoch, index]).random() < self.flip
+    def mirrored(self, epoch: int, index: int) -> bool:
+        return self.flip > 0 and bool(np.random.default_rng([self.seed, epoch, index]).random() < self.flip)
 
     def _readable(self, index: int) -> tuple[int, Image.Image | None, int]:
         """The picture at index, or the next one that can be read, and how many could not."""

@@ -7,33 +7,25 @@ is a prefix of it that the next run goes on from (see `sam_age.data.prepared`).
 
 from __future__ import annotations
 
-import io
 import logging
-import multiprocessing
 import os
 import sys
-import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from PIL import Image
 
 from sam_age.data.align import align
 from sam_age.data.images import read_photo
 from sam_age.data.prepared import Crop, Prepared
+from sam_age.data.processes import in_order
 from sam_age.data.sources import FolderFaces
+from sam_age.data.storing import IMAGES, encode
 from sam_age.errors import InputError
 
 log = logging.getLogger("sam_age")
 
 FACES = ("largest", "all")
-IMAGES = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}
 FORMATS = (*IMAGES, "shards")
 
 
@@ -215,22 +207,12 @@ def crops(path: Path, detector: Any, settings: Settings) -> list[Crop]:
             "orientation": orientation,
             "bytes": path.stat().st_size,
         }
-        made.append(Crop(_encode(crop, settings), row))
+        made.append(Crop(encode(crop, settings.suffix[1:], settings.quality), row))
         if settings.faces == "largest":
             break
     if not made:
         raise InputError(f"{path}: {reason}")
     return made
-
-
-def _encode(image: Image.Image, settings: Settings) -> bytes:
-    buffer = io.BytesIO()
-    kind = IMAGES[settings.suffix[1:]]
-    options = {} if kind == "PNG" else {"quality": settings.quality}
-    if kind == "JPEG":
-        options["subsampling"] = 0  # eyes and lips are colour detail of a few pixels
-    image.save(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 def _attempt(path: Path, detector: Any, settings: Settings) -> list[Crop] | str:
@@ -253,27 +235,7 @@ def _results(todo: list[Path], settings: Settings, workers: int, device: str) ->
         detector = _detector(settings, device) if todo else None
         yield from (_attempt(path, detector, settings) for path in todo)
         return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # the same on every system, and safe with threads and CUDA
-        initializer=_start,
-        initargs=(settings, device),
-    )
-    waiting: deque[Future[list[Crop] | str]] = deque()
-    try:
-        for path in todo:
-            waiting.append(pool.submit(_work, path))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "A worker process was ended from outside, most often for lack of memory: run the same command again "
-            f"with fewer workers (now {workers}); it goes on where it stopped."
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    yield from in_order(_work, todo, workers, setup=_start, arguments=(settings, device))
 
 
 def _detector(settings: Settings, device: str) -> Any:
@@ -283,21 +245,9 @@ def _detector(settings: Settings, device: str) -> Any:
 
 
 def _start(settings: Settings, device: str) -> None:
-    """In each worker: one thread, its own detector, and an end when the parent is gone."""
+    """In each worker: its own detector."""
     global _worker
-    import torch
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
     _worker = _detector(settings, device), settings
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers, which would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _work(path: Path) -> list[Crop] | str:

@@ -12,18 +12,25 @@ interruption leaves at most one torn line and files that no line names, and both
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import os
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
+from sam_age.data.storing import (
+    check_settings,
+    line,
+    read_lines,
+    torn,
+    write_lines,
+    write_settings,
+    write_tar,
+    write_whole,
+)
 from sam_age.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,35 +60,15 @@ class Prepared:
     def __init__(self, folder: Path, settings: Settings, *, overwrite: bool = False) -> None:
         self.folder, self.settings, self.overwrite = folder, settings, overwrite
         self.rows: list[dict[str, Any]] = []
-        self._listed = read_manifest(folder / MANIFEST)
+        self._listed = read_lines(folder / MANIFEST, {"file", "source", "faces", "bytes"}, command="sam-prepare")
         if not overwrite:
-            self._check()
+            check_settings(folder / SETTINGS, asdict(settings), command="sam-prepare")
             self.rows = self._whole(self._listed)
         self._done = {row["source"]: row["bytes"] for row in self.rows}
         self._manifest: IO[str] | None = None
         self._failures: list[dict[str, str]] = []
         self._shard: list[tuple[str, Crop]] = []  # (source, crop) of the tar that is being filled
         self._shard_numbers: Iterator[int] = iter(())
-
-    def _check(self) -> None:
-        path = self.folder / SETTINGS
-        if not path.is_file():
-            if self.folder.is_dir() and any(self.folder.iterdir()):
-                raise InputError(
-                    f"{self.folder} holds files that sam-prepare did not make: give output= a new folder, or "
-                    "overwrite=true."
-                )
-            return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
-        now = asdict(self.settings)
-        if changed := [f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v]:
-            raise InputError(
-                f"{self.folder} was made with other settings ({'; '.join(changed)}): overwrite=true starts over, "
-                "output=... writes elsewhere."
-            )
 
     def _whole(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows of pictures all of whose faces are listed and there."""
@@ -166,7 +153,7 @@ class Prepared:
         self._failures.append({"source": source, "reason": reason})
         if self._manifest is not None:
             with (self.folder / FAILURES).open("a", encoding="utf-8", newline="\n") as file:
-                file.write(_line(self._failures[-1]))
+                file.write(line(self._failures[-1]))
 
     def _begin(self) -> None:
         """Once: the folder, the settings, the manifest without what the last run left half done."""
@@ -176,9 +163,9 @@ class Prepared:
             self._remove_earlier()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if len(self.rows) != len(self._listed) or _torn(self.folder / MANIFEST):
-                write_whole(self.folder / MANIFEST, "".join(map(_line, self.rows)).encode())
-            write_whole(self.folder / SETTINGS, (json.dumps(asdict(self.settings), indent=2) + "\n").encode())
+            if len(self.rows) != len(self._listed) or torn(self.folder / MANIFEST):
+                write_lines(self.folder / MANIFEST, self.rows)
+            write_settings(self.folder / SETTINGS, asdict(self.settings))
             self._manifest = (self.folder / MANIFEST).open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             reason = error.strerror or type(error).__name__
@@ -199,13 +186,13 @@ class Prepared:
     def _write_failures(self) -> None:
         path = self.folder / FAILURES
         if self._failures:
-            write_whole(path, "".join(map(_line, self._failures)).encode())
+            write_lines(path, self._failures)
         else:
             path.unlink(missing_ok=True)
 
     def _list(self, rows: list[dict[str, Any]]) -> None:
         assert self._manifest is not None
-        self._manifest.write("".join(map(_line, rows)))  # a picture's lines together
+        self._manifest.write("".join(map(line, rows)))  # a picture's lines together
         self._manifest.flush()
 
     def _close_shard(self) -> None:
@@ -213,61 +200,16 @@ class Prepared:
             return
         number = next(self._shard_numbers)
         tar_name = _shard_name(number)
-        rows = []
-        buffer_path = self.folder / f".{tar_name}.part"
-        with tarfile.open(buffer_path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for place, (source, crop) in enumerate(self._shard):
-                key = f"{number:06d}_{place:06d}_{_key(crop, source, self.settings)}"
-                member = key + self.settings.suffix
-                row = {"file": f"{tar_name}/{member}", "source": source} | crop.row
-                rows.append(row)
-                for name, data in ((member, crop.data), (f"{key}.json", json.dumps(row).encode())):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-        os.replace(buffer_path, self.folder / tar_name)  # noqa: PTH105 the atomic one, by name
+        rows: list[dict[str, Any]] = []
+        members: list[tuple[str, bytes]] = []
+        for place, (source, crop) in enumerate(self._shard):
+            key = f"{number:06d}_{place:06d}_{_key(crop, source, self.settings)}"
+            member = key + self.settings.suffix
+            rows.append({"file": f"{tar_name}/{member}", "source": source} | crop.row)
+            members += [(member, crop.data), (f"{key}.json", json.dumps(rows[-1]).encode())]
+        write_tar(self.folder / tar_name, members)
         self._list(rows)
         self._shard = []
-
-
-def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """The rows of a manifest; a last line torn by an interruption is left out.
-
-    Raises:
-        InputError: a line that is not ours.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): move it away, or overwrite=true.") from error
-    lines = text.split("\n")[:-1]  # what follows the last newline is torn, or nothing
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            if not {"file", "source", "faces", "bytes"} <= set(row):
-                raise ValueError("keys are missing")
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}, line {number}, is not sam-prepare's ({error}): give another output=.") from error
-        rows.append(row)
-    return rows
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that an interruption leaves the old one or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)  # noqa: PTH105 the atomic one, by name
-
-
-def _torn(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _shard_name(number: int) -> str:

@@ -8,6 +8,7 @@ go on from any position, and neither workers nor prefetching can change what com
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -73,6 +74,21 @@ class ShuffledStream(Sampler[Key]):
                 order = self.order(epoch)
             yield epoch, int(order[position % self.length])
             position += self.world
+
+
+class Counting(Sampler[Key]):
+    """0, 1, 2, ...: for a source without end, whose pictures are random in the order they have.
+
+    Args:
+        rank, world, start: as of `ShuffledStream`.
+    """
+
+    def __init__(self, *, rank: int = 0, world: int = 1, start: int | Callable[[], int] = 0) -> None:
+        self.rank, self.world, self.start = rank, world, start
+
+    def __iter__(self) -> Iterator[Key]:
+        first = (self.start() if callable(self.start) else self.start) + self.rank
+        return ((0, position) for position in itertools.count(first, self.world))
 
 
 class InOrder(Sampler[Key]):

@@ -19,7 +19,10 @@ from sam_age.errors import InputError
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Pictures by number. A source may also have `age(index) -> float` years, NaN where unknown."""
+    """Pictures by number. A source may also have `age(index) -> float` years, NaN where unknown.
+
+    With `endless = True` its numbers have no end that matters, and training takes them in their order.
+    """
 
     def __len__(self) -> int: ...
 

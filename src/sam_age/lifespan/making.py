@@ -1,0 +1,186 @@
+"""A plan in, a folder or tar shards of portraits out: what sam-render does.
+
+Workers, or one device, render and encode; the parent alone writes, in the plan's order. So the result does not
+depend on the number of workers, and what an interruption leaves is a prefix of it that the next run goes on from
+(see `sam_age.lifespan.folder`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sam_age.data.processes import in_order
+from sam_age.data.storing import encode
+from sam_age.errors import InputError
+from sam_age.lifespan.folder import PortraitFolder, Settings
+from sam_age.lifespan.splits import Portrait
+from sam_age.lifespan.studio import RENDERER, Studio
+
+Batch = list[tuple[Portrait, str]]
+"""Portraits to be rendered at once, each with the file it goes to."""
+
+Made = list[tuple[bytes, dict[str, Any]]]
+"""Encoded portraits, each with its line of portraits.jsonl."""
+
+CPU_BATCH, GPU_BATCH = 4, 48
+"""Portraits rendered at once. On a CPU more gain nothing and take memory."""
+
+
+class Counts(NamedTuple):
+    """What a run of `render_split` did."""
+
+    portraits: int  # written by this run
+    already: int  # that an earlier run had written
+
+
+def render_split(
+    output: str | Path,
+    settings: Settings | None = None,
+    *,
+    workers: int | None = None,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    renderer: str = RENDERER,
+) -> Counts:
+    """Render the portraits of a split that `output` does not hold yet.
+
+    Args:
+        output: folder of all splits; this one goes to a folder of its name.
+        workers: processes, where the device is the CPU; 0 or 1 works in this one; None takes one per core.
+        device: a GPU renders in batches, in this process.
+        batch_size: portraits rendered at once; None: 4 on a CPU, 48 elsewhere.
+        overwrite: start over, whatever `output` holds of this split.
+        renderer: module, see `Studio`.
+    Raises:
+        InputError: settings out of range, or an output that was made with others.
+    """
+    from tqdm import tqdm
+
+    settings = settings or Settings()
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 0):
+        raise InputError(f"workers is a whole number from 0, or null for one per core, not {workers!r}.")
+    if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1):
+        raise InputError(f"batch_size is a whole number from 1, or null, not {batch_size!r}.")
+    on_cpu = str(device).startswith("cpu")
+    batch_size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
+    folder = PortraitFolder(Path(output), settings, overwrite=overwrite)
+    todo = [(portrait, folder.files[portrait]) for portrait in folder.todo]
+    batches = list(_batches(todo, batch_size, one_person=on_cpu))
+    studio = Studio(settings.size, device, renderer)
+    everyone = {portrait.number: portrait for portrait in folder.files}.values()
+    bar = tqdm(
+        total=len(folder.files),
+        initial=len(folder.rows),
+        desc=f"Rendering {settings.split}",
+        unit="portrait",
+        disable=None,
+    )
+    with folder, bar:
+        if todo:
+            folder.begin(studio.person_row(portrait) for portrait in everyone)
+        if not on_cpu:
+            results = _by_device(batches, studio, settings)
+        else:
+            workers = min(workers if workers is not None else os.cpu_count() or 1, len(batches))
+            results = _by_processes(batches, studio, settings, workers)
+        for made in results:
+            for data, row in made:
+                folder.add(data, row)
+            bar.update(len(made))
+        if todo:
+            folder.finish()
+    return Counts(len(todo), len(folder.files) - len(todo))
+
+
+def _batches(todo: Batch, size: int, *, one_person: bool) -> Iterator[Batch]:
+    """Consecutive portraits; one_person: of one person each, who is then prepared once and by one process."""
+    batch: Batch = []
+    for item in todo:
+        if batch and (len(batch) == size or (one_person and batch[-1][0].person != item[0].person)):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _encode(pixels: np.ndarray, settings: Settings) -> bytes:
+    return encode(Image.fromarray(pixels), settings.kind, settings.quality)
+
+
+def _rows(batch: Batch, studio: Studio) -> list[dict[str, Any]]:
+    return [studio.portrait_row(portrait, file) for portrait, file in batch]
+
+
+def _pixels(batch: Batch, studio: Studio) -> np.ndarray:
+    """uint8 (N, size, size, 3)."""
+    return studio.shoot([portrait for portrait, _ in batch]).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _make(batch: Batch, studio: Studio, settings: Settings) -> Made:
+    files = [_encode(pixels, settings) for pixels in _pixels(batch, studio)]
+    return list(zip(files, _rows(batch, studio), strict=True))
+
+
+# ---- on a GPU: one process renders, threads encode what it has rendered ----------------------------------------------
+
+
+def _by_device(batches: list[Batch], studio: Studio, settings: Settings) -> Iterator[Made]:
+    import torch
+
+    waiting: deque[tuple[Batch, list[Future[bytes]]]] = deque()
+
+    def oldest() -> Made:
+        batch, files = waiting.popleft()
+        return list(zip([file.result() for file in files], _rows(batch, studio), strict=True))
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # Pillow encodes without the interpreter's lock
+        for batch in batches:
+            try:
+                pixels = _pixels(batch, studio)
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"{len(batch)} portraits at once do not fit into {studio.device}'s memory: run the same command "
+                    f"again with batch_size={max(1, len(batch) // 2)}; it goes on where it stopped."
+                ) from error
+            waiting.append((batch, [threads.submit(_encode, image, settings) for image in pixels]))
+            if len(waiting) > 2:
+                yield oldest()
+        while waiting:
+            yield oldest()
+
+
+# ---- on a CPU: processes, each of which renders and encodes ----------------------------------------------------------
+
+_worker: tuple[Studio, Settings] | None = None
+
+
+def _by_processes(batches: list[Batch], studio: Studio, settings: Settings, workers: int) -> Iterator[Made]:
+    if workers <= 1:
+        return (_make(batch, studio, settings) for batch in batches)
+    return in_order(_work, batches, workers, setup=_start, arguments=(studio, settings))
+
+
+def _start(studio: Studio, settings: Settings) -> None:
+    global _worker
+    _worker = studio, settings
+
+
+def _work(batch: Batch) -> Made:
+    assert _worker is not None  # _start ran
+    return _make(batch, *_worker)
+
+
+def summary(counts: Counts, folder: Path) -> str:
+    """The closing line of a run."""
+    text = f"{counts.portraits} portraits into {folder}"
+    return text + (f"; {counts.already} were there already" if counts.already else "")
