@@ -223,10 +223,13 @@ def test_the_report_counts_people_and_portraits(tmp_path):
     assert "female 50.0 %" in table(report)
 
 
-def test_people_of_one_tone_are_in_one_bin():
-    person = {"sex": "male", "ancestry": "asian", "parameters": {"skin": {"melanin": 0.5}}}
-    report = distribution([person] * 3, [{"age": 5}])
-    assert sorted(report["melanin"].values()) == [0, 0, 0, 0, 3]
+def test_tones_are_counted_from_fair_to_dark():
+    people = [
+        {"sex": "male", "ancestry": "asian", "parameters": {"skin": {"melanin": melanin}}}
+        for melanin in (0.1, 0.3, 0.3, 1.84)
+    ]
+    report = distribution(people, [{"age": 5}])
+    assert list(report["melanin"].values()) == [1, 2, 0, 0, 0, 0, 1]
 
 
 def test_sheets_show_lives_in_order_and_portraits_that_nobody_chose(tmp_path):

@@ -60,7 +60,10 @@ def test_sexes_and_ancestries_are_even_and_crossed():
     people = {p.person: (p.sex, p.ancestry) for p in plan("train")}
     assert set(Counter(people.values()).values()) == {1000}
     assert len(set(people.values())) == 6
-    assert Counter(sex for sex, _ in {p.person: (p.sex, 0) for p in plan("test")}.values()) == {"male": 64, "female": 64}
+    assert Counter(sex for sex, _ in {p.person: (p.sex, 0) for p in plan("test")}.values()) == {
+        "male": 64,
+        "female": 64,
+    }
 
 
 def test_counterfactuals_differ_in_nothing_but_the_age():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +61,7 @@ def in_order(
 def _start(setup: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent alone has something to say
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     setup(*arguments)

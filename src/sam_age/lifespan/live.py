@@ -36,9 +36,11 @@ class LifespanLiveModule(FacesDataModule):
         self.render_on = render_on
 
     def _on_device(self, dataset: FacesDataset) -> bool:
+        where = self.render_on
+        if where == "auto":
+            where = "device" if self.trainer.strategy.root_device.type == "cuda" else "loader"
         renders = isinstance(dataset.source, LifespanLive) and dataset.source.studio.size == dataset.size
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return renders and (self.render_on == "device" or (self.render_on == "auto" and on_gpu))
+        return where == "device" and renders
 
     def _loader(self, dataset: FacesDataset, sampler: Sampler, batch_size: int) -> DataLoader:
         if not self._on_device(dataset):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sam_age.lifespan.folder import COMMAND, PEOPLE, PORTRAITS, REPORT, SHEETS, 
 from sam_age.lifespan.sources import LifespanFaces
 from sam_age.sheets import Cell, sheet
 
-TONES = 5  # bins from the least to the most melanin
+TONES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # edges of the bins of `Person.skin.melanin`, from fair to dark
 
 Report = dict[str, Any]
 
@@ -45,7 +46,7 @@ def distribution(people: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Re
         "portraits": len(rows),
         "sex": _counted(person["sex"] for person in people),
         "ancestry": _counted(person["ancestry"] for person in people),
-        "melanin": _binned(melanin, TONES),
+        "melanin": _binned(melanin),
         "age": _counted(f"{int(min(row['age'], 99.9)) // 10 * 10:02d}-" for row in rows),  # 100 is of the last
     }
 
@@ -64,12 +65,9 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
 
 
-def _binned(values: list[float], bins: int) -> dict[str, int]:
-    """Counts in equal steps between the extremes."""
-    low, high = min(values), max(values)
-    step = (high - low) / bins or 1.0
-    places = Counter(min(int((value - low) / step), bins - 1) for value in values)
-    return {f"{low + i * step:.2f}-{low + (i + 1) * step:.2f}": places[i] for i in range(bins)}
+def _binned(melanin: list[float]) -> dict[str, int]:
+    places = Counter(bisect(TONES[1:-1], value) for value in melanin)
+    return {f"{low:.2f}-{high:.2f}": places[i] for i, (low, high) in enumerate(pairwise(TONES))}
 
 
 def save_sheets(output: Path, settings: Settings) -> Iterator[Path]:
