@@ -20,8 +20,9 @@ from sam_age.lifespan.curves import between, step
 from sam_age.lifespan.dice import Dice
 
 # Years against anny's age axis. Not anny's own map, which is calibrated on body height: at 18 it is a third old.
+# Its newborn and baby have an old man's jowls, so infancy stays near the child and gets its looks from INFANT.
 YEARS = (0, 1, 3, 6, 10, 14, 18, 25, 40, 60, 80, 100)
-AXIS = (-0.10, 0.0, 0.105, 0.195, 0.28, 0.385, 0.52, 0.667, 0.74, 0.85, 0.94, 1.0)
+AXIS = (0.03, 0.055, 0.115, 0.195, 0.28, 0.385, 0.52, 0.667, 0.74, 0.85, 0.94, 1.0)
 
 # Standard deviation of a person's local targets, by the first word of the name and by name where another suits.
 _SPREAD = {
@@ -59,14 +60,16 @@ CHILD = {
     "cheek-volume-incr": 0.30, "cheek-bones-incr": -0.3, "mouth-scale-horiz-incr": -0.32,
     "mouth-scale-vert-incr": -0.15, "mouth-upperlip-volume-incr": -0.32, "mouth-lowerlip-volume-incr": -0.32,
     "mouth-lowerlip-height-incr": -0.15, "mouth-upperlip-height-incr": -0.12, "forehead-nubian-incr": 0.2,
-    "forehead-scale-vert-incr": 0.15, "eyebrows-trans-forward": -0.4, "head-scale-horiz-incr": 0.05,
+    "forehead-scale-vert-incr": -0.15, "eyebrows-trans-forward": -0.4, "head-scale-horiz-incr": 0.10,
     "neck-scale-horiz-incr": -0.25, "neck-scale-depth-incr": -0.2, "eyebrows-trans-up": 0.15,
 }  # fmt: skip
 INFANT = {
-    "cheek-volume-incr": 0.10, "eye-scale-incr": 0.5, "head-fat-incr": -0.75, "neck-double-incr": -0.6,
-    "mouth-trans-up": 0.25, "cheek-trans-up": 0.6, "chin-width-incr": -0.5, "nose-scale-horiz-incr": -0.2,
-    "chin-height-incr": -0.1, "eye-trans-out": -0.2, "nose-point-up": 0.15, "mouth-scale-horiz-incr": -0.25,
-    "mouth-upperlip-volume-incr": -0.25, "mouth-lowerlip-volume-incr": -0.25, "mouth-scale-vert-incr": -0.10,
+    "forehead-scale-vert-incr": -0.30, "head-scale-horiz-incr": 0.32, "head-scale-vert-incr": -0.05,
+    "head-age-incr": -0.45, "cheek-volume-incr": 0.25, "cheek-trans-up": 0.25, "eye-scale-incr": 0.55,
+    "head-fat-incr": -0.15, "neck-double-incr": -0.3, "mouth-trans-up": 0.15, "nose-scale-horiz-incr": -0.15,
+    "nose-scale-vert-incr": -0.12, "nose-scale-depth-incr": -0.10, "nose-point-up": 0.15,
+    "eye-trans-out": 0.10, "mouth-scale-horiz-incr": -0.15, "mouth-upperlip-volume-incr": -0.15,
+    "mouth-lowerlip-volume-incr": -0.15, "ear-scale-incr": -0.1,
 }  # fmt: skip
 MAN = {
     "chin-width-incr": 0.22, "chin-height-incr": 0.18, "chin-prominent-incr": 0.20, "chin-bones-incr": 0.25,

@@ -154,5 +154,5 @@ class Shadows:
             r, angle = radius * math.sqrt((tap + 0.5) / _TAPS), tap * 2.399963
             column = (x + r * math.cos(angle)).long().clamp(0, MAP - 1)
             line = (y + r * math.sin(angle)).long().clamp(0, MAP - 1)
-            hidden += of[first + line * MAP + column] < depth
+            hidden += of.index_select(0, first + line * MAP + column) < depth
         return 1 - hidden / _TAPS

@@ -1,7 +1,7 @@
 """Triangles to pixels, for a batch of pictures at once, in plain torch.
 
-Every triangle proposes the pixels of its bounding box; those inside it compete for the pixel by depth, in one
-scatter-minimum over a packed (depth, triangle) key. The result does not depend on the order of the work.
+Every triangle proposes the pixels inside it, line by line; they compete by depth, in one scatter-minimum over a packed
+(depth, triangle) key. The result does not depend on the order of the work.
 """
 
 from __future__ import annotations
@@ -38,26 +38,27 @@ def rasterise(points: Tensor, faces: Tensor, height: int, width: int, *, cull: b
     """
     batch, n_faces = len(points), len(faces)
     corners = points[:, faces].reshape(batch * n_faces, 3, 3)
-    keep, low, count = _boxes(corners, height, width, cull)
+    keep, first, rows = _visible(corners, height, width, cull)
     corners = corners[keep]
-    a, b, c = (t[keep] for t in _edge_functions(points[:, faces].reshape(batch * n_faces, 3, 3)))
+    a, b, c = _edge_functions(corners)
 
-    columns, cells = count[:, 0], count[:, 0] * count[:, 1]
-    row = torch.repeat_interleave(torch.arange(len(keep), device=points.device), cells)
-    step = torch.arange(len(row), device=points.device) - (cells.cumsum(0) - cells)[row]
-    x = low[row, 0] + step % columns[row]
-    y = low[row, 1] + torch.div(step, columns[row], rounding_mode="floor")
-    w = a[row] * (x + 0.5)[:, None] + b[row] * (y + 0.5)[:, None] + c[row]  # weights of the 2nd and 3rd corner
-    inside = ((w >= -1e-5).all(1) & (w.sum(1) <= 1 + 1e-5)).nonzero()[:, 0]
-    row, x, y, w = row[inside], x[inside], y[inside], w[inside]
+    # every triangle's lines, and on each line the pixels between its edges
+    line, nth = _repeat(rows)
+    a, b, c = (t.index_select(0, line) for t in (a, b, c))
+    y = first.index_select(0, line)[:, 1] + nth
+    level = b * (y + 0.5)[:, None] + c  # weights of the 2nd and 3rd corner at x = 0
+    left, right = _span(a, level, width)
+    z = corners[:, :, 2].index_select(0, line)
+    slope = a[:, 0] * (z[:, 1] - z[:, 0]) + a[:, 1] * (z[:, 2] - z[:, 0])
+    start = z[:, 0] + level[:, 0] * (z[:, 1] - z[:, 0]) + level[:, 1] * (z[:, 2] - z[:, 0]) + slope * (left + 0.5)
+    owner = keep.index_select(0, line)
+    base = (torch.div(owner, n_faces, rounding_mode="floor") * height + y) * width + left
 
-    z = corners[:, :, 2]
-    depth = z[row, 0] + w[:, 0] * (z[:, 1] - z[:, 0])[row] + w[:, 1] * (z[:, 2] - z[:, 0])[row]
-    portrait = torch.div(keep, n_faces, rounding_mode="floor")[row]
-    pixel = (portrait * height + y) * width + x
-    key = ((depth * DEPTH_STEPS).long() << _TRIANGLE_BITS) | (keep % n_faces)[row]
+    dot, nth = _repeat((right - left + 1).clamp(min=0))
+    depth = start.index_select(0, dot) + nth * slope.index_select(0, dot)
+    key = ((depth * DEPTH_STEPS).long() << _TRIANGLE_BITS) | (owner % n_faces).index_select(0, dot)
     best = torch.full((batch * height * width,), EMPTY, dtype=torch.int64, device=points.device)
-    best.scatter_reduce_(0, pixel, key, "amin")
+    best.scatter_reduce_(0, base.index_select(0, dot) + nth, key, "amin")
 
     pixel = (best < EMPTY).nonzero()[:, 0]
     triangle = best[pixel] & ((1 << _TRIANGLE_BITS) - 1)
@@ -75,8 +76,8 @@ def depth_map(points: Tensor, faces: Tensor, size: int) -> Tensor:
     return rasterise(points, faces, size, size, cull=False).depth
 
 
-def _boxes(corners: Tensor, height: int, width: int, cull: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Triangles that may be seen, the first pixel of each one's bounding box, and its columns and rows."""
+def _visible(corners: Tensor, height: int, width: int, cull: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Triangles that may be seen, the first pixel (x, y) of each one's bounding box, and its lines."""
     x, y, z = corners.unbind(-1)
     area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
     facing = area < -1e-9 if cull else area.abs() > 1e-9
@@ -86,7 +87,29 @@ def _boxes(corners: Tensor, height: int, width: int, cull: bool) -> tuple[Tensor
     first = (low - 0.5).ceil().long().clamp(min=0)
     last = torch.minimum((high - 0.5).floor().long(), limit)
     keep = (facing & (z.amin(1) > 0) & (last >= first).all(1)).nonzero()[:, 0]
-    return keep, first[keep], (last - first + 1)[keep]
+    return keep, first[keep], (last - first + 1)[keep, 1]
+
+
+def _span(a: Tensor, level: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """First and last pixel of a line inside a triangle, whose weights at x are a * x + level and their rest."""
+    a = torch.cat([a, -a.sum(1, keepdim=True)], 1)  # of all three corners; each must be at least 0
+    level = torch.cat([level, 1 - level.sum(1, keepdim=True)], 1)
+    crossing = -level / torch.where(a.abs() > 1e-12, a, torch.full_like(a, 1e-12))
+    flat = a.abs() <= 1e-12
+    outside = (flat & (level < 0)).any(1)
+    left = torch.where((a > 0) & ~flat, crossing, torch.full_like(a, -1e6)).amax(1)
+    right = torch.where((a < 0) & ~flat, crossing, torch.full_like(a, 1e6)).amin(1)
+    tolerance = 1e-3  # pixels by which neighbours overlap, so that no crack opens between them
+    left = (left - 0.5 - tolerance).ceil().clamp(0, width).long()
+    right = (right - 0.5 + tolerance).floor().clamp(-1, width - 1).long()
+    return left, torch.where(outside, torch.full_like(right, -1), right)
+
+
+def _repeat(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Index k repeated counts[k] times, and the number of each among its like."""
+    index = torch.repeat_interleave(counts)
+    nth = torch.arange(len(index), device=counts.device) - (counts.cumsum(0) - counts).index_select(0, index)
+    return index, nth
 
 
 def _edge_functions(corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -44,19 +44,19 @@ def see(
     seen = rasterise(pixels, asset.faces, size, size)
     corners = asset.faces[seen.triangle]
     b = seen.portrait
-    vertex = torch.cat([posed, normals, heads.occlusion[..., None]], 2)
     fixed = torch.cat([asset.template, asset.lips[:, None], asset.ears[:, None]], 1)
-    moving = (vertex[b[:, None], corners] * seen.weights[..., None]).sum(1)
-    still = (fixed[corners] * seen.weights[..., None]).sum(1)
+    vertex = torch.cat([posed, normals, heads.occlusion[..., None], fixed.expand(len(posed), -1, -1)], 2)
+    flat, first = vertex.flatten(0, 1), b * vertex.shape[1]
+    mean = sum(flat.index_select(0, first + corners[:, k]) * seen.weights[:, k, None] for k in range(3))
     surface = Surface(
         pixel=seen.pixel,
         b=b,
         kind=asset.kind[seen.triangle],
-        position=moving[:, :3],
-        normal=unit(moving[:, 3:6]),
-        canonical=still[:, :3],
-        occlusion=moving[:, 6],
-        lips=still[:, 3],
-        ears=still[:, 4],
+        position=mean[:, :3],
+        normal=unit(mean[:, 3:6]),
+        canonical=mean[:, 7:10],
+        occlusion=mean[:, 6],
+        lips=mean[:, 10],
+        ears=mean[:, 11],
     )
     return surface, seen
