@@ -96,6 +96,21 @@ def test_a_lost_file_and_a_torn_line_are_made_good(tmp_path):
     assert files(tmp_path) == before
 
 
+def test_who_is_rendered_together_does_not_depend_on_what_is_there(tmp_path, monkeypatch):
+    """Rounding may depend on it: so a resumed run renders a person's whole batch, and stores what was missing."""
+    render(tmp_path)
+    lost = rows(tmp_path / "train/portraits.jsonl")[4]["file"]
+    before = files(tmp_path)
+    (tmp_path / "train" / lost).unlink()
+    together = []
+    shoot = Studio.shoot
+    monkeypatch.setattr(Studio, "shoot", lambda self, p: together.append([x.stem for x in p]) or shoot(self, p))
+    assert render(tmp_path) == (1, 11)
+    assert [len(batch) for batch in together] == [3]
+    assert lost.removesuffix(".png") == together[0][1]
+    assert files(tmp_path) == before
+
+
 def test_shards_hold_every_portrait_and_its_line_and_are_resumed(tmp_path):
     shards = {"format": "shards", "shard_images": "png", "shard_size": 5}
     render(tmp_path, **shards)
@@ -114,6 +129,10 @@ def test_shards_hold_every_portrait_and_its_line_and_are_resumed(tmp_path):
     assert picture == (tmp_path / "single/train" / same["file"]).read_bytes()
     (tmp_path / "train/portraits-000000.tar").unlink()
     assert render(tmp_path, **shards) == (5, 7)
+    assert files(tmp_path / "train") == before
+    listing = tmp_path / "train/portraits.jsonl"
+    listing.write_bytes(b"".join(listing.read_bytes().splitlines(keepends=True)[:7])[:-20])
+    assert render(tmp_path, **shards) == (7, 5)  # half a shard's lines are none
     assert files(tmp_path / "train") == before
 
 

@@ -14,6 +14,7 @@ Every file appears whole or not at all, and a line enters portraits.jsonl after 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,14 +112,23 @@ class PortraitFolder:
         self.rows: dict[str, dict[str, Any]] = {}  # of portraits that are there, by file
         if not overwrite:
             check_settings(self.folder / SETTINGS, asdict(settings), command=COMMAND)
-            known = set(self.files.values())
-            self.rows = {row["file"]: row for row in self._listed if row["file"] in known and self._is_there(row)}
+            self.rows = self._whole(self._listed)
         self._lines: IO[str] | None = None
         self._shard: list[tuple[bytes, dict[str, Any]]] = []  # of the tar that is being filled
 
-    def _is_there(self, row: dict[str, Any]) -> bool:
+    def _whole(self, listed: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The rows of portraits that are there; of a tar all or none, since it is written at once."""
+        planned = set(self.files.values())
+        rows = {row["file"]: row for row in listed if row["file"] in planned and self._path(row).is_file()}
+        if self.settings.format != "shards":
+            return rows
+        sizes, there = (Counter(file.split("/")[0] for file in names) for names in (planned, rows))
+        return {file: row for file, row in rows.items() if there[_tar(row)] == sizes[_tar(row)]}
+
+    def _path(self, row: dict[str, Any]) -> Path:
+        """The image, or the tar that holds it."""
         path = self.folder / row["file"]
-        return (path.parent if path.parent.suffix == ".tar" else path).is_file()
+        return path.parent if path.parent.suffix == ".tar" else path
 
     @property
     def todo(self) -> list[Portrait]:
@@ -150,17 +160,20 @@ class PortraitFolder:
             reason = error.strerror or type(error).__name__
             raise InputError(f"{self.folder} cannot be written ({reason}): give output= a folder that can.") from error
 
-    def add(self, data: bytes, row: dict[str, Any]) -> None:
-        """Store one portrait; they come in the order of `todo`."""
+    def add(self, data: bytes, row: dict[str, Any]) -> bool:
+        """Store a portrait unless it is there; they come in the plan's order. True: it was not there."""
+        if row["file"] in self.rows:
+            return False
         if self.settings.format == "shards":
             if self._shard and _tar(self._shard[0][1]) != _tar(row):
                 self._close_shard()
             self._shard.append((data, row))
-            return
+            return True
         path = self.folder / row["file"]
         path.parent.mkdir(exist_ok=True)
         write_whole(path, data)
         self._list([row])
+        return True
 
     def finish(self) -> None:
         """After the last one: the last tar, and the lines in the plan's order, whatever was lost in between."""
@@ -188,8 +201,7 @@ class PortraitFolder:
 
     def _remove_earlier(self) -> None:
         for row in self._listed:  # and nothing that this program did not make
-            path = self.folder / row["file"]
-            path = path.parent if path.parent.suffix == ".tar" else path
+            path = self._path(row)
             if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
                 path.unlink()
                 if path.parent != self.folder and not any(path.parent.iterdir()):

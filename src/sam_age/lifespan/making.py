@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,8 +73,13 @@ def render_split(
     on_cpu = str(device).startswith("cpu")
     batch_size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     folder = PortraitFolder(Path(output), settings, overwrite=overwrite)
-    todo = [(portrait, folder.files[portrait]) for portrait in folder.todo]
-    batches = list(_batches(todo, batch_size, one_person=on_cpu))
+    todo = set(folder.todo)
+    # whole batches of the plan, although some of one may be there: rounding depends on who is rendered together
+    batches = [
+        batch
+        for batch in _batches(folder.files.items(), batch_size, one_person=on_cpu)
+        if any(portrait in todo for portrait, _ in batch)
+    ]
     studio = Studio(settings.size, device, renderer)
     everyone = {portrait.number: portrait for portrait in folder.files}.values()
     bar = tqdm(
@@ -93,18 +98,16 @@ def render_split(
             workers = min(workers if workers is not None else os.cpu_count() or 1, len(batches))
             results = _by_processes(batches, studio, settings, workers)
         for made in results:
-            for data, row in made:
-                folder.add(data, row)
-            bar.update(len(made))
+            bar.update(sum(folder.add(data, row) for data, row in made))
         if todo:
             folder.finish()
     return Counts(len(todo), len(folder.files) - len(todo))
 
 
-def _batches(todo: Batch, size: int, *, one_person: bool) -> Iterator[Batch]:
+def _batches(portraits: Iterable[tuple[Portrait, str]], size: int, *, one_person: bool) -> Iterator[Batch]:
     """Consecutive portraits; one_person: of one person each, who is then prepared once and by one process."""
     batch: Batch = []
-    for item in todo:
+    for item in portraits:
         if batch and (len(batch) == size or (one_person and batch[-1][0].person != item[0].person)):
             yield batch
             batch = []
@@ -165,9 +168,17 @@ _worker: tuple[Studio, Settings] | None = None
 
 
 def _by_processes(batches: list[Batch], studio: Studio, settings: Settings, workers: int) -> Iterator[Made]:
-    if workers <= 1:
-        return (_make(batch, studio, settings) for batch in batches)
-    return in_order(_work, batches, workers, setup=_start, arguments=(studio, settings))
+    if workers > 1:
+        yield from in_order(_work, batches, workers, setup=_start, arguments=(studio, settings))
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of many workers has: sums over several threads are rounded otherwise
+    try:
+        yield from (_make(batch, studio, settings) for batch in batches)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _start(studio: Studio, settings: Settings) -> None:

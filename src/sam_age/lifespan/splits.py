@@ -23,9 +23,8 @@ from typing import Any
 
 from sam_age.errors import InputError
 from sam_age.lifespan.dice import Dice
+from sam_age.lifespan.person import ANCESTRIES, SEXES
 
-SEXES = ("female", "male")
-ANCESTRIES = ("african", "asian", "european")
 OLDEST = 100  # years
 MOST_PEOPLE = 100_000  # file names have five digits
 NEW = "new"  # as `scenes`: another scene for each age
