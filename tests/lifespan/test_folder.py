@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sam_age.data.sources import open_source
@@ -20,7 +21,7 @@ from sam_age.lifespan.folder import Settings
 from sam_age.lifespan.making import render_split
 from sam_age.lifespan.report import at_random, by_age, distribution, save_report, save_sheets, table
 from sam_age.lifespan.sources import LifespanFaces
-from sam_age.lifespan.studio import Studio
+from sam_age.lifespan.studio import RENDERER, Studio
 
 FAKE = "tests.lifespan.fake"
 
@@ -181,14 +182,30 @@ def test_wrong_arguments_are_one_line_and_write_nothing(tmp_path, wrong, says):
     assert not list(tmp_path.iterdir())
 
 
-def test_rendering_needs_no_network(tmp_path, monkeypatch):
+def test_a_batch_that_does_not_fit_is_one_line_and_goes_on_with_less(tmp_path, monkeypatch):
+    shoot = Studio.shoot
+
+    def of_little_memory(self, portraits):
+        if len(portraits) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return shoot(Studio(self.size, "cpu", self.renderer), portraits)
+
+    monkeypatch.setattr(Studio, "shoot", of_little_memory)
+    with pytest.raises(InputError, match=r"10 portraits at once do not fit.*cuda.*batch_size=5; it goes on"):
+        render(tmp_path, device="cuda", batch_size=10)
+    assert render(tmp_path, device="cuda", batch_size=5) == (12, 0)
+
+
+@pytest.mark.parametrize("renderer", [FAKE, RENDERER])
+def test_rendering_needs_no_network(tmp_path, monkeypatch, renderer):
     def refused(*_, **__):
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(socket, "socket", refused)
-    monkeypatch.setattr(socket, "create_connection", refused)
-    monkeypatch.setattr(socket, "getaddrinfo", refused)
-    assert render(tmp_path) == (12, 0)
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refused)
+    settings = Settings(split="test", people=1, ages=(30,), size=64)
+    assert render_split(tmp_path, settings, workers=1, renderer=renderer) == (1, 0)
+    assert len(LifespanFaces(tmp_path, "test")) == 1
 
 
 ROOT = Path(__file__).parents[2]

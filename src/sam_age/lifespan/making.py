@@ -14,8 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from sam_age.data.processes import in_order
 from sam_age.data.storing import encode
@@ -32,6 +33,8 @@ Made = list[tuple[bytes, dict[str, Any]]]
 
 CPU_BATCH, GPU_BATCH = 4, 48
 """Portraits rendered at once. On a CPU more gain nothing and take memory."""
+
+ENCODERS = 4  # threads beside a GPU
 
 
 class Counts(NamedTuple):
@@ -116,50 +119,38 @@ def _batches(portraits: Iterable[tuple[Portrait, str]], size: int, *, one_person
         yield batch
 
 
-def _encode(pixels: np.ndarray, settings: Settings) -> bytes:
-    return encode(Image.fromarray(pixels), settings.kind, settings.quality)
+def _shoot(batch: Batch, studio: Studio) -> Tensor:
+    return studio.shoot([portrait for portrait, _ in batch])
 
 
-def _rows(batch: Batch, studio: Studio) -> list[dict[str, Any]]:
-    return [studio.portrait_row(portrait, file) for portrait, file in batch]
-
-
-def _pixels(batch: Batch, studio: Studio) -> np.ndarray:
-    """uint8 (N, size, size, 3)."""
-    return studio.shoot([portrait for portrait, _ in batch]).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _make(batch: Batch, studio: Studio, settings: Settings) -> Made:
-    files = [_encode(pixels, settings) for pixels in _pixels(batch, studio)]
-    return list(zip(files, _rows(batch, studio), strict=True))
+def _develop(pixels: Tensor, batch: Batch, studio: Studio, settings: Settings) -> Made:
+    """Encoded, with what is written about each."""
+    images = [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
+    return [
+        (encode(image, settings.kind, settings.quality), studio.portrait_row(portrait, file))
+        for image, (portrait, file) in zip(images, batch, strict=True)
+    ]
 
 
 # ---- on a GPU: one process renders, threads encode what it has rendered ----------------------------------------------
 
 
 def _by_device(batches: list[Batch], studio: Studio, settings: Settings) -> Iterator[Made]:
-    import torch
-
-    waiting: deque[tuple[Batch, list[Future[bytes]]]] = deque()
-
-    def oldest() -> Made:
-        batch, files = waiting.popleft()
-        return list(zip([file.result() for file in files], _rows(batch, studio), strict=True))
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # Pillow encodes without the interpreter's lock
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(ENCODERS) as threads:  # Pillow encodes, and torch waits, without the interpreter's lock
         for batch in batches:
             try:
-                pixels = _pixels(batch, studio)
+                pixels = _shoot(batch, studio)
             except torch.OutOfMemoryError as error:
                 raise InputError(
-                    f"{len(batch)} portraits at once do not fit into {studio.device}'s memory: run the same command "
-                    f"again with batch_size={max(1, len(batch) // 2)}; it goes on where it stopped."
+                    f"{len(batch)} portraits at once do not fit into the memory of {studio.device}: run the same "
+                    f"command again with batch_size={max(1, len(batch) // 2)}; it goes on where it stopped."
                 ) from error
-            waiting.append((batch, [threads.submit(_encode, image, settings) for image in pixels]))
-            if len(waiting) > 2:
-                yield oldest()
+            waiting.append(threads.submit(_develop, pixels, batch, studio, settings))
+            if len(waiting) > ENCODERS:
+                yield waiting.popleft().result()
         while waiting:
-            yield oldest()
+            yield waiting.popleft().result()
 
 
 # ---- on a CPU: processes, each of which renders and encodes ----------------------------------------------------------
@@ -171,12 +162,10 @@ def _by_processes(batches: list[Batch], studio: Studio, settings: Settings, work
     if workers > 1:
         yield from in_order(_work, batches, workers, setup=_start, arguments=(studio, settings))
         return
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of many workers has: sums over several threads are rounded otherwise
     try:
-        yield from (_make(batch, studio, settings) for batch in batches)
+        yield from (_develop(_shoot(batch, studio), batch, studio, settings) for batch in batches)
     finally:
         torch.set_num_threads(threads)
 
@@ -188,7 +177,8 @@ def _start(studio: Studio, settings: Settings) -> None:
 
 def _work(batch: Batch) -> Made:
     assert _worker is not None  # _start ran
-    return _make(batch, *_worker)
+    studio, settings = _worker
+    return _develop(_shoot(batch, studio), batch, studio, settings)
 
 
 def summary(counts: Counts, folder: Path) -> str:
