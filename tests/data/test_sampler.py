@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from sam_age.data.sampler import InOrder, ShuffledStream
+from sam_age.data.sampler import Counting, InOrder, ShuffledStream
 
 SHAPES = [{}, {"blocks": [3, 0, 4, 1, 5], "window": 2}]
 
@@ -61,3 +61,9 @@ def test_validation_is_in_order_and_shared_out():
 def test_a_stream_of_nothing_is_refused(bad):
     with pytest.raises(ValueError, match=r"nothing|Rank 2|blocks hold 1"):
         ShuffledStream(bad.pop("length"), **bad)
+
+
+def test_a_source_without_end_is_taken_in_its_order_by_all_ranks_from_any_position():
+    ranks = [list(islice(Counting(rank=rank, world=3, start=lambda: 10**9), 4)) for rank in range(3)]
+    together = [index for turn in zip(*ranks, strict=True) for _, index in turn]
+    assert together == list(range(10**9, 10**9 + 12))
