@@ -15,6 +15,7 @@ from sam_age.lifespan.cast import Cast
 from sam_age.lifespan.curves import step, unit
 from sam_age.lifespan.dice import Dice
 from sam_age.lifespan.head import Heads
+from sam_age.lifespan.rows import at, turned
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,15 @@ class View(NamedTuple):
 
     def pose(self, points: Tensor, b: Tensor) -> Tensor:
         """Turn points (P, ..., 3) of the head with it; `b` (P,) is the portrait of each."""
-        pivot = _spread(self.pivot[b], points)
-        return torch.einsum("pij,p...j->p...i", self.turn[b], points - pivot) + pivot
+        pivot = _spread(at(self.pivot, b), points)
+        return turned(self.turn, points - pivot, b) + pivot
 
     def project(self, points: Tensor, b: Tensor, size: int) -> Tensor:
         """(P, ..., 3) world -> x, y in pixels of a picture of side `size`, and depth in metres."""
-        rotation = torch.stack([self.right, -self.up, self.forward], 1)[b]
-        seen = torch.einsum("pij,p...j->p...i", rotation, points - _spread(self.camera[b], points))
-        plane = seen[..., :2] / seen[..., 2:] - _spread(self.origin[b], points)
-        return torch.cat([torch.einsum("pij,p...j->p...i", self.axes[b], plane) * size, seen[..., 2:]], -1)
+        rotation = torch.stack([self.right, -self.up, self.forward], 1)
+        seen = turned(rotation, points - _spread(at(self.camera, b), points), b)
+        plane = seen[..., :2] / seen[..., 2:] - _spread(at(self.origin, b), points)
+        return torch.cat([turned(self.axes, plane, b) * size, seen[..., 2:]], -1)
 
 
 def view(cast: Cast, heads: Heads, asset: HeadAsset) -> View:
@@ -115,7 +116,7 @@ def metres_to_pixels(view: View, heads: Heads, cast: Cast, size: int) -> Tensor:
 
 def towards(camera: Tensor, points: Tensor, b: Tensor) -> Tensor:
     """Unit vectors from points (P, 3) to their portrait's camera."""
-    return unit(camera[b] - points)
+    return unit(at(camera, b) - points)
 
 
 def _spread(per_portrait: Tensor, points: Tensor) -> Tensor:

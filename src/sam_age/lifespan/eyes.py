@@ -16,6 +16,7 @@ from sam_age.lifespan.dice import Dice, uniforms
 from sam_age.lifespan.head import Heads
 from sam_age.lifespan.images import blur, gather, scatter
 from sam_age.lifespan.light import Lights
+from sam_age.lifespan.rows import at
 from sam_age.lifespan.surface import Surface
 
 # outer colour and that around the pupil, linear RGB
@@ -66,7 +67,7 @@ def shade_eyes(
         lamp: (P,) share of the lamp seen.
         lids: (P,) from `lid_shadow`.
     """
-    b, age = surface.b, cast.age[surface.b]
+    b, age = surface.b, at(cast.age, surface.b)
     every = torch.arange(len(cast), device=b.device)
     left = (surface.kind == LEFT_EYE).long()
     eye = 2 * b + (1 - left)  # which eyeball of the batch: left, right of each portrait
@@ -75,27 +76,27 @@ def shade_eyes(
     gaze = _gaze(cast, view, out, eye, centre)
 
     radius = between(age, (0, 2, 8, 16), (0.0057, 0.0058, 0.0059, 0.0060)) * 1.06
-    iris_angle = torch.asin((radius / heads.eye_radius[b]).clamp(max=0.62))
+    iris_angle = torch.asin((radius / at(heads.eye_radius, b)).clamp(max=0.62))
     r = torch.acos(dot(out, gaze).clamp(-1, 1)) / iris_angle
-    across = unit(view.right[b] - gaze * dot(view.right[b], gaze)[:, None])
+    across = unit(at(view.right, b) - gaze * dot(at(view.right, b), gaze)[:, None])
     turn = torch.atan2(dot(out, torch.linalg.cross(gaze, across)), dot(out, across))
 
     base = _ball(cast, b, age, r, turn)
     bulge = (1 - (r / 1.15) ** 2).clamp(min=0)[:, None]
     cornea = unit(out + 0.55 * bulge * (out - gaze * dot(out, gaze)[:, None]))
     shade = (lids**1.2 * 1.25)[:, None]
-    direct = (dot(out, light.key[b]) * 0.6 + 0.4).clamp(min=0) * (0.4 + 0.6 * lamp)
-    lit = light.ambient(out, b) * 0.95 + light.key_colour[b] * direct[:, None]
+    direct = (dot(out, at(light.key, b)) * 0.6 + 0.4).clamp(min=0) * (0.4 + 0.6 * lamp)
+    lit = light.ambient(out, b) * 0.95 + at(light.key_colour, b) * direct[:, None]
     colour = base * lit * shade.clamp(max=1)
 
     seen = towards(view.camera, surface.position, b)
     mirrored = unit(2 * dot(cornea, seen)[:, None] * cornea - seen)
-    key, up, forward = light.key[b], view.up[b], view.forward[b]
+    key, up, forward = at(light.key, b), at(view.up, b), at(view.forward, b)
     window = unit(key * 0.75 + up * 0.25 - forward * 0.35)
     soft = unit(-key + 1.8 * up * dot(key, up)[:, None] - forward * 1.1)
     spark = step(0.955, 0.985, dot(mirrored, window)) * 1.5 * shade[:, 0].clamp(max=1)
     glow = step(0.80, 0.99, dot(mirrored, soft)) * 0.06
-    colour = colour + light.key_colour[b] * (0.5 * spark + glow)[:, None]
+    colour = colour + at(light.key_colour, b) * (0.5 * spark + glow)[:, None]
     return colour + light.ambient(mirrored, b) * 0.035 * shade
 
 
@@ -104,28 +105,28 @@ def _gaze(cast: Cast, view: View, out: Tensor, eye: Tensor, centre: Tensor) -> T
     total = out.new_zeros(2 * len(cast), 3).index_add_(0, eye, out)
     opening = unit(total)[eye]
     b = torch.div(eye, 2, rounding_mode="floor")
-    share = (0.55 + 0.3 * step(10, 2, cast.age))[b, None]
-    past = cast.scene.pose.gaze[b]
+    share = at(0.55 + 0.3 * step(10, 2, cast.age), b)[:, None]
+    past = at(cast.scene.pose.gaze, b)
     look = (1 - share) * towards(view.camera, centre, b) + share * opening
-    return unit(look + 0.7 * past[:, :1] * view.right[b] + 0.4 * past[:, 1:] * view.up[b])
+    return unit(look + 0.7 * past[:, :1] * at(view.right, b) + 0.4 * past[:, 1:] * at(view.up, b))
 
 
 def _ball(cast: Cast, b: Tensor, age: Tensor, r: Tensor, turn: Tensor) -> Tensor:
     """(P, 3) albedo at `r` iris radii from the axis and angle `turn` around it."""
-    eyes, seed = cast.person.eyes, cast.person.seed[b]
+    eyes, seed = cast.person.eyes, at(cast.person.seed, b)
     fibre = sum(
         torch.cos(turn * k + 6.283 * uniforms(seed, torch.full_like(seed, k), 31) + r * 3 * math.sin(k))
         for k in _FIBRES
     )
     ring = bump(r, 0.45, 0.16)[:, None]
-    iris = (eyes.outer[b] * (1 - ring) + eyes.ring[b] * ring) * (1 + 0.11 * fibre[:, None]) * 1.25
+    iris = (at(eyes.outer, b) * (1 - ring) + at(eyes.ring, b) * ring) * (1 + 0.11 * fibre[:, None]) * 1.25
     iris = iris * (1 - 0.75 * step(0.78, 1.0, r))[:, None]
     pupil = between(age, (0, 15, 80), (0.42, 0.40, 0.28))
     iris = iris * step(pupil - 0.05, pupil + 0.05, r)[:, None] + 0.004
     iris = iris + (0.12 * bump(r, 0.95, 0.08) * step(65, 90, age))[:, None]  # arcus senilis
     old, young = step(30, 84, age), step(1.2, 0, age)
     yellow = torch.stack(
-        [torch.ones_like(old), 1 - 0.05 * old, 1 - 0.14 * old - 0.033 * cast.person.skin.melanin[b]], 1
+        [torch.ones_like(old), 1 - 0.05 * old, 1 - 0.14 * old - 0.033 * at(cast.person.skin.melanin, b)], 1
     )
     white = iris.new_tensor([0.58, 0.53, 0.50]) * yellow + young[:, None] * iris.new_tensor([-0.03, 0.0, 0.04])
     veins = step(1.2, 2.6, r) * (0.6 + 0.6 * old)

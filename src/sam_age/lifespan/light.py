@@ -15,6 +15,7 @@ from sam_age.lifespan.curves import dot, unit
 from sam_age.lifespan.dice import Dice
 from sam_age.lifespan.head import Heads
 from sam_age.lifespan.rasterise import DEPTH_STEPS, EMPTY, FAR, depth_map
+from sam_age.lifespan.rows import at, turned
 
 MAP = 288  # side of a shadow map, texels
 _REACH = 0.19  # metres from the middle of an adult head to the edge of its shadow map
@@ -62,10 +63,10 @@ class Lights(NamedTuple):
 
     def ambient(self, normals: Tensor, b: Tensor) -> Tensor:
         """Sky light (P, 3) on surfaces that face `normals` (P, 3)."""
-        along = torch.einsum("pij,pj->pi", self.axes[b], normals)
+        along = turned(self.axes, normals, b)
         plus, minus = along.clamp(min=0) ** 2, (-along).clamp(min=0) ** 2
         share = torch.stack([plus[:, 0], minus[:, 0], plus[:, 1], minus[:, 1], minus[:, 2], plus[:, 2]], 1)
-        return torch.einsum("pk,pkc->pc", share, self.sky[b])
+        return turned(self.sky.transpose(1, 2), share, b)
 
 
 def lights(cast: Cast, view: View, backdrop: Tensor) -> Lights:
@@ -116,8 +117,8 @@ class Shadows:
         self.reach = _REACH * heads.scale
         across = unit(torch.linalg.cross(light.key, light.key.new_tensor([0.0, 0.0, 1.0]).expand_as(light.key)))
         self.across, self.down = across, -torch.linalg.cross(across, light.key)
-        b = every[:, None].expand(surface.shape[:2])
-        self.surface = depth_map(self._project(surface, b), faces, MAP)
+        b = every.repeat_interleave(surface.shape[1])
+        self.surface = depth_map(self._project(surface.flatten(0, 1), b).view_as(surface), faces, MAP)
         where = self._project(hair, hair_portrait)
         x, y = where[:, 0].long(), where[:, 1].long()
         inside = ((x >= 0) & (x < MAP) & (y >= 0) & (y < MAP)).nonzero()[:, 0]
@@ -128,13 +129,13 @@ class Shadows:
 
     def _project(self, points: Tensor, b: Tensor) -> Tensor:
         """(..., 3) world -> x, y in texels and depth (metres + 1) from the lamp."""
-        away = points - self.centre[b]
-        scale = (0.5 * MAP / self.reach)[b]
+        away = points - at(self.centre, b)
+        scale = at(0.5 * MAP / self.reach, b)
         return torch.stack(
             [
-                dot(away, self.across[b]) * scale + 0.5 * MAP,
-                dot(away, self.down[b]) * scale + 0.5 * MAP,
-                1 - dot(away, self.key[b]),
+                dot(away, at(self.across, b)) * scale + 0.5 * MAP,
+                dot(away, at(self.down, b)) * scale + 0.5 * MAP,
+                1 - dot(away, at(self.key, b)),
             ],
             -1,
         )

@@ -17,6 +17,7 @@ from sam_age.lifespan.cast import Cast
 from sam_age.lifespan.curves import bump, step, unit
 from sam_age.lifespan.head import Heads
 from sam_age.lifespan.images import blur, gather, scatter
+from sam_age.lifespan.rows import at, turned
 from sam_age.lifespan.surface import Surface
 
 _LANDMARK = (0.0, -0.1627, 0.849)  # canonical: below the nose, which moves with the upper jaw
@@ -67,20 +68,20 @@ def _teeth(cast: Cast, mouth: Surface, heads: Heads, view: View, asset: HeadAsse
     origin = _unturned(view, view.camera, torch.arange(len(cast), device=b.device))[b]
     point = _unturned(view, mouth.position, b)
     ray = unit(point - origin)
-    stretch, front = stretch[b], front[b]
+    stretch, front = at(stretch, b), at(front, b)
     x = torch.zeros_like(front)
     for _ in range(3):  # the arch recedes with x, which depends on where the ray meets it
         depth = front + (0.011 / stretch) * (x / 0.022) ** 2
         hit = origin + ray * ((depth - origin[:, 1]) / ray[:, 1])[:, None]
-        x = (hit[:, 0] - mark[b, 0]) / stretch
-    z = (hit[:, 2] - bite[b]) / stretch
+        x = (hit[:, 0] - at(mark[:, 0], b)) / stretch
+    z = (hit[:, 2] - at(bite, b)) / stretch
 
     place = x.abs() / _TOOTH
     off = (place - place.round()).abs()
     gap, edge = bump(off, 0, 0.06) * 0.35, 0.0006 * torch.cos(place * 6.283)
     upper, lower = step(-0.0012, 0.0002, z + edge), step(-0.0035, -0.0048, z) * 0.75 * step(-0.0145, -0.0125, z)
     share = (upper + lower).clamp(0, 1) * step(0.027, 0.025, x.abs()) * (point[:, 1] - front > -0.004)
-    old = step(30, 84, cast.age)[b]
+    old = step(30, 84, at(cast.age, b))
     white = x.new_tensor([0.88, 0.83, 0.72]) * (1 - old[:, None] * x.new_tensor([0.066, 0.11, 0.22]))
     white = white * ((1 - gap) * (1 - 0.75 * (x.abs() / 0.026).clamp(0, 1) ** 1.5))[:, None]
     gum = step(0.0085, 0.0100, z)[:, None]
@@ -89,4 +90,4 @@ def _teeth(cast: Cast, mouth: Surface, heads: Heads, view: View, asset: HeadAsse
 
 def _unturned(view: View, points: Tensor, b: Tensor) -> Tensor:
     """World (P, 3) back to the head's own frame."""
-    return torch.einsum("pji,pj->pi", view.turn[b], points - view.pivot[b]) + view.pivot[b]
+    return turned(view.turn.transpose(1, 2), points - at(view.pivot, b), b) + at(view.pivot, b)

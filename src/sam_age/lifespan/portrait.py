@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from sam_age.errors import InputError
-from sam_age.lifespan import beard, brows, clothes, eyes, glasses, hair, mouth, shade, strands, wrinkles
+from sam_age.lifespan import beard, brows, clothes, eyes, hair, mouth, shade, strands, wrinkles
 from sam_age.lifespan.asset import LEFT_EYE, RIGHT_EYE, SKIN, head_asset
 from sam_age.lifespan.background import backdrops
 from sam_age.lifespan.camera import posed_body, view
@@ -20,6 +20,7 @@ from sam_age.lifespan.images import blur, gather, scatter
 from sam_age.lifespan.light import Shadows, lights
 from sam_age.lifespan.noise import noise
 from sam_age.lifespan.person import Person
+from sam_age.lifespan.rows import at
 from sam_age.lifespan.scene import Scene
 from sam_age.lifespan.skin import paint_skin
 from sam_age.lifespan.stack import stack
@@ -92,9 +93,9 @@ def _light_field(cast: Cast, size: int) -> Tensor:
     shadows = Shadows(light, heads, frame, posed, asset.faces, points.reshape(-1, 3), owners.reshape(-1))
     b, soft = surface.b, cast.scene.light.softness
     lamp = shadows.lit(
-        surface.position + surface.normal * 0.0015, b, bias=0.004, radius=3.2 * soft[b], of=shadows.surface
+        surface.position + surface.normal * 0.0015, b, bias=0.004, radius=3.2 * at(soft, b), of=shadows.surface
     )
-    past_hair = shadows.lit(surface.position, b, bias=0.006, radius=5.0 * soft[b], of=shadows.hair)
+    past_hair = shadows.lit(surface.position, b, bias=0.006, radius=5.0 * at(soft, b), of=shadows.hair)
     lamp = lamp * (0.2 + 0.8 * past_hair)
 
     # ---- what the surface is made of

@@ -9,6 +9,7 @@ from sam_age.lifespan.camera import View, towards
 from sam_age.lifespan.curves import dot, unit
 from sam_age.lifespan.images import blur, gather, scatter
 from sam_age.lifespan.light import Lights
+from sam_age.lifespan.rows import at
 from sam_age.lifespan.surface import Surface
 
 _WRAP = (0.30, 0.13, 0.08)  # how far light reaches round an edge of skin, per channel
@@ -27,7 +28,7 @@ def relief(surface: Surface, height: Tensor, where: Tensor, camera: Tensor, batc
 
     Source: Mikkelsen 2010, "Bump mapping unparametrized surfaces on the GPU", with differences between pixels.
     """
-    values = torch.cat([surface.position - camera[surface.b], height[:, None]], 1)
+    values = torch.cat([surface.position - at(camera, surface.b), height[:, None]], 1)
     image = scatter(values, surface.pixel, batch, size)
     dx, dy = torch.zeros_like(image), torch.zeros_like(image)
     dx[..., 1:-1] = (image[..., 2:] - image[..., :-2]) * 0.5
@@ -55,13 +56,13 @@ def irradiance(
     """
     b = surface.b
     wrap = normal.new_tensor(_WRAP)
-    facing = dot(normal, light.key[b])[:, None]
+    facing = dot(normal, at(light.key, b))[:, None]
     diffuse = ((facing + wrap) / (1 + wrap)).clamp(min=0) ** 1.15
     open_ = (occlusion.clamp(0, 1) ** 1.15)[:, None] ** normal.new_tensor([0.80, 1.0, 1.05])
-    direct = light.key_colour[b] * diffuse * lamp.clamp(min=0)[:, None] ** normal.new_tensor([0.85, 1.0, 1.0])
+    direct = at(light.key_colour, b) * diffuse * lamp.clamp(min=0)[:, None] ** normal.new_tensor([0.85, 1.0, 1.0])
     total = light.ambient(normal, b) * open_ * (1 - 0.45 * hair_nearby[:, None]) + direct * (0.35 + 0.65 * open_)
-    behind = dot(normal, light.rim[b]).clamp(min=0) * open_[:, 0]
-    return total + behind[:, None] * light.rim_colour[b]
+    behind = dot(normal, at(light.rim, b)).clamp(min=0) * open_[:, 0]
+    return total + behind[:, None] * at(light.rim_colour, b)
 
 
 def bleed(light: Tensor, skin: Tensor, surface: Surface, batch: int, size: int) -> Tensor:
@@ -81,7 +82,7 @@ def shine(
 ) -> Tensor:
     """Reflections (P, 3) off the skin's oil; `wet` (P,) 0-1 is where they are sharp, as on lips."""
     b = surface.b
-    seen, key = towards(view.camera, surface.position, b), light.key[b]
+    seen, key = towards(view.camera, surface.position, b), at(light.key, b)
     half = unit(key + seen)
     glance, facing = dot(normal, half).clamp(min=0), dot(normal, seen).clamp(min=0.02)
     fresnel = 0.035 + 0.965 * (1 - dot(seen, half).clamp(0, 1)) ** 5
@@ -89,4 +90,4 @@ def shine(
     direct = oil * fresnel * lobe * dot(normal, key).clamp(min=0) ** 0.5 * lamp
     mirrored = unit(2 * dot(normal, seen)[:, None] * normal - seen)
     sky = light.ambient(mirrored, b) * ((0.028 + 0.35 * (1 - facing) ** 5) * oil * surface.occlusion)[:, None]
-    return 0.55 * direct[:, None] * light.key_colour[b] + 0.7 * sky
+    return 0.55 * direct[:, None] * at(light.key_colour, b) + 0.7 * sky

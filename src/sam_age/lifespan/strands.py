@@ -14,6 +14,7 @@ from sam_age.lifespan.head import Heads
 from sam_age.lifespan.images import blur, gather, scatter
 from sam_age.lifespan.light import Lights, Shadows
 from sam_age.lifespan.rasterise import DEPTH_STEPS, EMPTY
+from sam_age.lifespan.rows import at
 
 _ID_BITS = 30
 _BIAS = 0.0004  # metres that a strand may lie under the surface and be seen: roots do
@@ -142,13 +143,13 @@ def shade(
     own, layer, colour = _attributes(seen, groups)
     gloss = seen.tangent.new_tensor([sort.gloss for _, sort in groups])[seen.sort]
     scalp = seen.tangent.new_tensor([float(sort.matte) for _, sort in groups])[seen.sort]
-    b, key = seen.b, light.key[seen.b]
+    b, key = seen.b, at(light.key, seen.b)
     every = torch.arange(len(heads.scale), device=b.device)
     outward = unit(seen.position - view.pose(heads.centre, every)[b])
     colour = colour * (1 + 0.22 * own.clamp(-2, 2))[:, None]
     colour = (colour * (1 + scalp * (0.38 * seen.along - 0.28))[:, None]).clamp(min=0.004)
 
-    bias = 0.010 * heads.scale[b]
+    bias = 0.010 * at(heads.scale, b)
     past_hair = shadows.lit(seen.position, b, bias=bias, radius=3.0, of=shadows.hair)
     past_head = shadows.lit(seen.position, b, bias=bias, radius=3.0, of=shadows.surface)
     lamp = past_head * (past_hair * scalp + (0.4 + 0.6 * past_hair) * (1 - scalp))
@@ -157,7 +158,7 @@ def shade(
     facing = dot(outward, key)
     diffuse = (0.45 * across + 0.55) * ((facing + 0.35) / 1.35).clamp(min=0) * lamp * (0.35 + 0.65 * open_)
     sky = light.ambient(outward, b) * (1.1 * open_)[:, None]
-    out = colour * (sky + light.key_colour[b] * diffuse[:, None])
+    out = colour * (sky + at(light.key_colour, b) * diffuse[:, None])
 
     half = unit(key + towards(view.camera, seen.position, b))
 
@@ -168,7 +169,7 @@ def shade(
     first, second = lobe(-0.10, 160.0) * (1 + 0.6 * own).clamp(min=0), lobe(0.14, 30.0)
     strength = gloss * lamp * open_ * ((facing + 0.3) / 1.3).clamp(min=0)
     glints = (0.010 + 0.10 * colour) * first[:, None] + 0.66 * colour * second[:, None]
-    return out + strength[:, None] * light.key_colour[b] * glints
+    return out + strength[:, None] * at(light.key_colour, b) * glints
 
 
 def compose(

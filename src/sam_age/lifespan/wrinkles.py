@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, grid_sample
+from torch.nn.functional import grid_sample
 
 from sam_age.lifespan.cast import Cast
 from sam_age.lifespan.curves import step
 from sam_age.lifespan.dice import Dice, normals, uniforms
-from sam_age.lifespan.images import gaussian_kernel
+from sam_age.lifespan.images import blur
 
-_SIDE, _TOP, _BOTTOM = 0.085, 1.0, 0.735  # canonical metres that the textures cover
+_SIDE, _TOP, _BOTTOM = 0.085, 1.0, 0.736  # canonical metres that the textures cover
 _STEP = 0.0005  # metres a texel
 _ROWS, _COLUMNS = round((_TOP - _BOTTOM) / _STEP), round(2 * _SIDE / _STEP)
 _SAMPLES = 96  # points along a line
@@ -94,6 +95,18 @@ def look_up(textures: Tensor, canonical: Tensor, b: Tensor) -> Tensor:
 
 def paint(seeds: Tensor) -> Tensor:
     """The textures of some people, (N, 9, rows, columns); seeds (N,) are theirs."""
+    if len(seeds) == 1:
+        return _paint_one(int(seeds), str(seeds.device))
+    return _paint(seeds)
+
+
+@lru_cache(maxsize=2)
+def _paint_one(seed: int, device: str) -> Tensor:
+    """Kept, because portraits of one person are mostly rendered one after another."""
+    return _paint(torch.tensor([seed], device=device))
+
+
+def _paint(seeds: Tensor) -> Tensor:
     return torch.cat([_canvas(curves, amplitude, group, seeds) for (curves, amplitude), group in zip(
         _lines(seeds), GROUPS, strict=True)], 1)  # fmt: skip
 
@@ -284,7 +297,4 @@ def _canvas(curves: Tensor, amplitude: Tensor, group: Group, seeds: Tensor) -> T
 
 def _ridge(drawn: Tensor, sigma: float) -> Tensor:
     """Blur that leaves a long line of unit density with a height of 1."""
-    kernel = gaussian_kernel(sigma, drawn.device) * (sigma * math.sqrt(2 * math.pi)) ** 0.5
-    reach = len(kernel) // 2
-    drawn = conv2d(drawn, kernel.view(1, 1, -1, 1), padding=(reach, 0))
-    return conv2d(drawn, kernel.view(1, 1, 1, -1), padding=(0, reach))
+    return blur(drawn, sigma) * (sigma * math.sqrt(2 * math.pi))
