@@ -128,7 +128,10 @@ def ages(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "sex_right_by_sex": {sex: sum(hits) / max(1, len(hits)) for sex, hits in right.items()},
         "pairs": [[round(t, 2), round(r, 2)] for t, r in zip(true, read, strict=True)],
     }
-    lines = [f"{row['from']:>3} {row['portraits']:>4} {row['true']:6.1f} {row['read']:6.1f} {row['mae']:6.1f}" for row in decades]
+    lines = [
+        f"{row['from']:>3} {row['portraits']:>4} {row['true']:6.1f} {row['read']:6.1f} {row['mae']:6.1f}"
+        for row in decades
+    ]
     table = (
         f"age judge on {len(rows)} random portraits: Spearman {result['spearman']:.3f} (prototype 0.80), "
         f"MAE {result['mae']:.1f} years (13.7)\n"

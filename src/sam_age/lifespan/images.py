@@ -21,7 +21,7 @@ def gaussian_kernel(sigma: float) -> list[float]:
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (..., H, W), zeros outside; `sigma` in pixels.
 
-    Wide blurs work on pictures of half the size, as often as they stay wide: within half a percent on average, and
+    Wide blurs work on pictures of half the size, as often as they stay wide: within a hundredth of the contrast on average, and
     many times as fast. Shifted sums, because a convolution of one channel is slow on CPUs.
     """
     shape = images.shape
