@@ -10,6 +10,8 @@ Every measurement prints beside what it is compared with. JSON goes to stdout, t
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +22,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.measure import machine, report
+from benchmarks.measure import machine
 from sam_age.data.detect import FaceDetector
 from sam_age.lifespan import Person, Scene, render
 from sam_age.lifespan.dice import Dice
@@ -47,7 +49,8 @@ def main() -> None:
     for name in given.what or PARTS:
         result[name], table = PARTS[name](given)
         tables.append(table)
-    report(result, *tables)
+    print(json.dumps(result, indent=2))
+    print("", *tables, sep="\n\n", file=sys.stderr)
 
 
 def random_portraits(key: str, count: int) -> list[Row]:
@@ -136,7 +139,7 @@ def ages(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"age judge on {len(rows)} random portraits: Spearman {result['spearman']:.3f} (prototype 0.80), "
         f"MAE {result['mae']:.1f} years (13.7)\n"
         f"sex right over 16: {result['sex_right_over_16']:.1%} (prototype 69 %) {result['sex_right_by_sex']}\n"
-        "decade  n   true   read    MAE\n" + "\n".join(lines)
+        "decade    n   true   read    MAE\n" + "\n".join(lines)
     )
     return result, table
 
@@ -172,7 +175,7 @@ def smooth(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
         worst.append({"person": k, "year": year, "change": float(change[year]), "median": float(change.median())})
     largest = max(worst, key=lambda row: row["change"])
     table = "largest change between consecutive years, mean grey levels of 255:\n" + "\n".join(
-        f"  person {row['person']}: {row['change']:.2f} from {row['year']} to {row['year'] + 1}, median {row['median']:.2f}"
+        f"  person {row['person']}: {row['change']:.2f} after {row['year']}, median {row['median']:.2f}"
         for row in worst
     )
     return {"largest": largest, "people": worst}, table

@@ -22,8 +22,8 @@ from sam_age.lifespan.surface import Surface
 # outer colour and that around the pupil, linear RGB
 _IRISES = {
     "brown": ((0.10, 0.045, 0.018), (0.05, 0.02, 0.008)),
-    "light brown": ((0.22, 0.12, 0.045), (0.12, 0.06, 0.02)),
-    "hazel": ((0.16, 0.17, 0.06), (0.20, 0.12, 0.04)),
+    "light brown": ((0.15, 0.075, 0.028), (0.09, 0.042, 0.014)),
+    "hazel": ((0.12, 0.12, 0.045), (0.14, 0.08, 0.025)),
     "blue": ((0.12, 0.22, 0.32), (0.24, 0.30, 0.33)),
     "grey": ((0.20, 0.26, 0.28), (0.30, 0.32, 0.30)),
     "green": ((0.12, 0.22, 0.14), (0.22, 0.20, 0.08)),
@@ -44,7 +44,7 @@ def draw_eyes(dice: Dice, ancestry: tuple[float, float, float]) -> EyeTraits:
     if ancestry[2] * dice.uniform("pale") > 0.42:
         name = dice.choice("iris", ("hazel", "blue", "grey", "green", "light brown"), (1, 2, 1, 1, 1))
     else:
-        name = dice.choice("iris", ("brown", "light brown"), (2, 1))
+        name = dice.choice("iris", ("brown", "light brown"), (3, 1))
     outer, ring = _IRISES[name]
     return EyeTraits(outer, ring, name)
 

@@ -47,9 +47,9 @@ _ASYMMETRY = 0.04  # standard deviation of the difference of each side of the fa
 # What a stage of life adds to the local targets at its fullest; both sides of the face alike.
 OLD = {
     "head-age-incr": 0.55, "eye-bag-incr": 0.55, "eye-bag-out": 0.25, "neck-double-incr": 0.45,
-    "cheek-trans-up": -0.35, "mouth-angles-up": -0.24, "mouth-upperlip-height-incr": -0.38,
+    "cheek-trans-up": -0.35, "mouth-angles-up": -0.13, "mouth-upperlip-height-incr": -0.38,
     "mouth-lowerlip-height-incr": -0.30, "mouth-upperlip-volume-incr": -0.45, "mouth-lowerlip-volume-incr": -0.38,
-    "eye-eyefold-up": -0.40, "eye-corner2-up": -0.22, "nose-point-up": -0.30, "nose-scale-vert-incr": 0.12,
+    "eye-eyefold-up": -0.40, "eye-corner2-up": -0.22, "nose-point-up": -0.18, "nose-scale-vert-incr": 0.08,
     "ear-scale-incr": 0.25, "ear-lobe-incr": 0.45, "forehead-temple-incr": -0.25, "cheek-inner-incr": -0.30,
     "eye-height2-incr": -0.10, "eyebrows-trans-up": -0.2,
 }  # fmt: skip
@@ -73,7 +73,7 @@ INFANT = {
 }  # fmt: skip
 MAN = {
     "chin-width-incr": 0.22, "chin-height-incr": 0.18, "chin-prominent-incr": 0.20, "chin-bones-incr": 0.25,
-    "eyebrows-trans-forward": 0.40, "eyebrows-trans-up": -0.28, "nose-scale-horiz-incr": 0.14,
+    "eyebrows-trans-forward": 0.24, "eyebrows-trans-up": -0.24, "nose-scale-horiz-incr": 0.14,
     "nose-scale-depth-incr": 0.15, "nose-scale-vert-incr": 0.10, "eye-scale-incr": -0.14,
     "mouth-upperlip-volume-incr": -0.12, "neck-scale-horiz-incr": 0.25, "neck-scale-depth-incr": 0.15,
     "head-scale-vert-incr": 0.05, "cheek-volume-incr": -0.10,
@@ -82,7 +82,7 @@ WOMAN = {
     "chin-width-incr": -0.25, "chin-height-incr": -0.15, "chin-bones-incr": -0.20, "chin-prominent-incr": -0.10,
     "eyebrows-trans-forward": -0.35, "eyebrows-trans-up": 0.20, "nose-scale-horiz-incr": -0.18,
     "nose-scale-depth-incr": -0.12, "nose-point-up": 0.10, "nose-hump-incr": -0.15, "eye-scale-incr": 0.18,
-    "mouth-upperlip-volume-incr": 0.25, "mouth-lowerlip-volume-incr": 0.22, "cheek-bones-incr": 0.10,
+    "mouth-upperlip-volume-incr": 0.14, "mouth-lowerlip-volume-incr": 0.12, "cheek-bones-incr": 0.10,
     "forehead-nubian-incr": 0.10, "neck-scale-horiz-incr": -0.22, "neck-scale-depth-incr": -0.12,
 }  # fmt: skip
 
@@ -129,7 +129,7 @@ class Expression:
 
 
 def draw_expression(dice: Dice) -> Expression:
-    smile = dice.uniform("smile") ** 1.5
+    smile = dice.uniform("smile") ** 1.1
     return Expression(
         smile=smile,
         teeth=float(dice.chance("teeth", 0.55) and smile > 0.35),

@@ -21,8 +21,8 @@ def gaussian_kernel(sigma: float) -> list[float]:
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (..., H, W), zeros outside; `sigma` in pixels.
 
-    Wide blurs work on pictures of half the size, as often as they stay wide: within a hundredth of the contrast on average, and
-    many times as fast. Shifted sums, because a convolution of one channel is slow on CPUs.
+    Wide blurs work on pictures of half the size, as often as they stay wide: many times as fast, and off by less
+    than a hundredth of the contrast. Shifted sums, because a convolution of one channel is slow on CPUs.
     """
     shape = images.shape
     if sigma > _WIDE and shape[-1] % 2 == 0 and shape[-2] % 2 == 0:

@@ -98,9 +98,9 @@ def paint_skin(cast: Cast, surface: Surface, textures: Tensor, scale: Tensor) ->
 
     own_melanin = at(person.skin.melanin, b) * (1 - 0.12 * step(3, 0, age))  # babies are a little paler
     mottled = 0.35 + 0.65 * step(12, 60, age)
-    melanin = own_melanin * (1 + mottled * (0.04 * grain[:, 0] + 0.03 * grain[:, 1] * (1 + old)))
+    melanin = own_melanin * (1 + mottled * (0.04 * grain[:, 0] + 0.018 * grain[:, 1] * (1 + 0.6 * old)))
     melanin = melanin + 0.10 * ring * (0.35 + 0.65 * old) * (1 + own_melanin) + 0.06 * lid
-    red = at(person.skin.haemoglobin, b) * (0.8 + mottled * (0.08 * grain[:, 0] + 0.05 * grain[:, 1] * (1 + 0.5 * old)))
+    red = at(person.skin.haemoglobin, b) * (0.8 + mottled * (0.08 * grain[:, 0] + 0.03 * grain[:, 1] * (1 + 0.4 * old)))
     red = red + 0.42 * cheek * (0.6 + 0.7 * young) + 0.38 * nose * (0.5 + 0.5 * old) + 0.16 * chin + 0.35 * surface.ears
     red = red + 0.14 * lid + 0.2 * stained + 0.12 * step(2.5, 0.5, age)
     freckled = (grain[:, 2] * 0.6 + grain[:, 1] * 0.3 - 1.1).clamp(0, 1) * (cheek + 1.3 * nose + 0.15)

@@ -46,7 +46,7 @@ GROUPS = (
     Group("marionette", 0.0014, 0.0004, 0.0053, 0.48, (27, 66)),
     Group("lip lines", 0.0006, 0.0003, 0.0017, 0.38, (38, 76)),
     Group("neck", 0.0015, 0.0006, 0.0053, 0.40, (28, 66)),
-    Group("cheek", 0.0006, 0.0006, 0.00145, 0.26, (31, 72)),
+    Group("cheek", 0.0006, 0.0006, 0.00130, 0.13, (31, 76)),
 )
 
 
@@ -280,7 +280,7 @@ def _canvas(curves: Tensor, amplitude: Tensor, group: Group, seeds: Tensor) -> T
     points[..., 0] += group.wobble * 0.5 * (waves[..., 0] + 0.5 * waves[..., 2])
     points[..., 1] += group.wobble * 0.5 * (waves[..., 1] + 0.5 * waves[..., 3])
     taper = torch.sin(0.05 + (math.pi - 0.1) * t[:, 0]) ** 0.6
-    strength = amplitude[..., None] * taper * (1 + 0.25 * (waves[..., 4] + waves[..., 5]))
+    strength = amplitude[..., None] * taper * (1 + 0.14 * (waves[..., 4] + waves[..., 5]))
     spacing = (points[:, :, 1:] - points[:, :, :-1]).norm(dim=-1).mean(-1, keepdim=True) / _STEP
 
     row = ((_TOP - points[..., 1]) / _STEP).long()
