@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from sam_age.data.datamodule import FacesDataModule
 from sam_age.data.dataset import FacesDataset
 from sam_age.data.sampler import Key
+from sam_age.data.sources import labels_of
 from sam_age.errors import InputError
 from sam_age.lifespan.sources import LifespanLive
 
@@ -68,7 +69,8 @@ class Numbers(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index = key
         age = torch.tensor(self.dataset.source.age(index), dtype=torch.float32)
-        return {"index": index, "age": age, "mirrored": self.dataset.mirrored(epoch, index)}
+        known = {"index": index, "age": age, "mirrored": self.dataset.mirrored(epoch, index)}
+        return known | labels_of(self.dataset.source, index)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**default_collate(samples), "source": self.dataset.source, "skipped": 0}

@@ -18,6 +18,7 @@ from sam_age.data.storing import read_lines
 from sam_age.errors import InputError
 from sam_age.lifespan.dice import Dice
 from sam_age.lifespan.folder import COMMAND, PORTRAITS, SETTINGS, Settings
+from sam_age.lifespan.person import ANCESTRIES, SEXES
 from sam_age.lifespan.splits import OLDEST, SPLITS, Portrait, plan
 from sam_age.lifespan.studio import RENDERER, Studio
 
@@ -39,7 +40,7 @@ class LifespanFaces:
         if split not in SPLITS:
             raise InputError(f"There is no split {split!r}; known: {', '.join(SPLITS)}.")
         self.folder = Path(root) / split
-        self.rows = read_lines(self.folder / PORTRAITS, {"file", "person", "age", "sex", "split"}, command=COMMAND)
+        self.rows = read_lines(self.folder / PORTRAITS, {"file", "person", "age", "sex", "ancestry"}, command=COMMAND)
         command = f"{COMMAND} output={root} split={split}"
         if not self.rows:
             raise InputError(f"There are no portraits in {self.folder}: {command} renders them.")
@@ -54,6 +55,8 @@ class LifespanFaces:
             if set(names) != set(by_file):
                 raise InputError(f"The shards in {self.folder} are not those of {PORTRAITS}: {command} renders them.")
             self.rows = [by_file[name] for name in names]
+        people = sorted({row["person"] for row in self.rows})
+        self._numbers = {person: number for number, person in enumerate(people)}
 
     @property
     def blocks(self) -> list[int] | None:
@@ -73,9 +76,23 @@ class LifespanFaces:
         """Years."""
         return self.rows[index]["age"]
 
+    def labels(self, index: int) -> dict[str, int]:
+        """`person`: counted from 0 in this folder; `kin`: sex and leading ancestry."""
+        row = self.rows[index]
+        return {"person": self._numbers[row["person"]], "kin": kin(row["sex"], row["ancestry"])}
+
     def row(self, index: int) -> dict[str, Any]:
         """All that is known of the portrait: file, person, age, sex, split, ancestry, scene, ..."""
         return self.rows[index]
+
+
+def kin(sex: str, ancestry: str) -> int:
+    """0 to 5, the same for people of one sex and leading ancestry.
+
+    >>> kin("female", "asian") != kin("male", "asian") != kin("male", "african")
+    True
+    """
+    return SEXES.index(sex) * len(ANCESTRIES) + ANCESTRIES.index(ancestry)
 
 
 def _planned(folder: Path) -> int:
@@ -139,6 +156,11 @@ class LifespanLive:
     def age(self, index: int) -> float:
         """Years."""
         return self.portraits[index].age
+
+    def labels(self, index: int) -> dict[str, int]:
+        """`person`: its number in the split; `kin`: sex and leading ancestry."""
+        portrait = self.portraits[index]
+        return {"person": portrait.number, "kin": kin(portrait.sex, portrait.ancestry)}
 
     def row(self, index: int) -> dict[str, Any]:
         """What sam-render would write of the portrait."""

@@ -21,8 +21,8 @@ def stack(items: Sequence[Any], device: torch.device | str = "cpu") -> SimpleNam
         values = [getattr(item, field.name) for item in items]
         if is_dataclass(values[0]):
             setattr(out, field.name, stack(values, device))
-        elif isinstance(values[0], int) and not isinstance(values[0], bool):
+        elif field.type == "int":  # as written: whole numbers may stand for a float field
             setattr(out, field.name, torch.tensor(values, device=device))
-        elif isinstance(values[0], bool | float | tuple):
+        elif isinstance(values[0], bool | int | float | tuple):
             setattr(out, field.name, torch.tensor(values, dtype=torch.float32, device=device))
     return out

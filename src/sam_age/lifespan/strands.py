@@ -17,6 +17,7 @@ from sam_age.lifespan.rasterise import DEPTH_STEPS, EMPTY
 from sam_age.lifespan.rows import at
 
 _ID_BITS = 30
+_SOFT = 0.45
 _BIAS = 0.0004  # metres that a strand may lie under the surface and be seen: roots do
 
 
@@ -191,7 +192,10 @@ def compose(
     mass = scatter(torch.cat([colour * matte[:, None], matte[:, None]], 1), seen.pixel, batch, size)
     mass = blur(mass, 0.0042 * size)
     cover = mass[:, 3:]
-    alone = step(0.10, 0.40, gather(cover, seen.pixel)[:, 0])
+    around = gather(mass, seen.pixel)
+    alone = step(0.10, 0.40, around[:, 3])
+    softened = _SOFT * matte[:, None]  # hairs are finer than a pixel and a half, and so mix with their neighbours
+    colour = colour + softened * (around[:, :3] / (around[:, 3:] + 1e-4) - colour)
     alpha = opacity * (1 - fades * seen.along) * (matte * alone + 1 - matte)
 
     hair = scatter(torch.cat([colour * alpha[:, None], alpha[:, None], torch.ones_like(alpha)[:, None]], 1),
