@@ -178,7 +178,7 @@ def test_the_device_renders_what_the_loader_would_have(flip):
         ):
             assert "faces" not in other
             one, other = arrived(by_loader, one), arrived(by_device, other)
-            assert set(one) == set(other) == {"faces", "index", "age"}
+            assert set(one) == set(other) == {"faces", "index", "age", "person", "kin"}
             assert all(torch.equal(one[key], other[key]) for key in one)
             assert one["faces"].min() >= -1
             assert one["faces"].dtype == torch.float32

@@ -26,7 +26,7 @@ class FacesDataModule(pl.LightningDataModule):
     """Aligned faces for training, validation and testing.
 
     A batch is {"faces": float (N, 3, image_size, image_size) in [-1, 1], "index": (N,), "age": (N,) years,
-    NaN where unknown}; it travels to the device as uint8.
+    NaN where unknown} and the source's `labels` (N,), if it has any; it travels to the device as uint8.
 
     Args:
         train, val, test: where the faces are: a folder, a zip, tar shards (see `open_source`), or a source.

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 
 from sam_age.data.images import read_image
 from sam_age.data.sampler import Key
-from sam_age.data.sources import ImageSource
+from sam_age.data.sources import ImageSource, labels_of
 from sam_age.errors import InputError
 
 log = logging.getLogger("sam_age")
@@ -27,8 +27,8 @@ class FacesDataset(Dataset[dict[str, Any]]):
     """Aligned faces by (epoch, index), or by index alone for epoch 0.
 
     A sample is {"faces": uint8 (3, size, size), "index": its number in the source, "age": float years, NaN
-    where unknown, "skipped": pictures that could not be read on the way to it}; without its first three entries
-    where there is no picture (see `replace`, and `collate`). Whether it is mirrored depends on (seed, epoch,
+    where unknown, "skipped": pictures that could not be read on the way to it} and the source's `labels`, if it has
+    any; "skipped" alone where there is no picture (see `replace`, and `collate`). Whether it is mirrored depends on (seed, epoch,
     index) alone.
 
     Args:
@@ -71,7 +71,7 @@ class FacesDataset(Dataset[dict[str, Any]]):
             pixels = pixels.flip(2)
         age = self.source.age(index) if hasattr(self.source, "age") else math.nan
         age = torch.tensor(age, dtype=torch.float32)
-        return {"faces": pixels, "index": index, "age": age, "skipped": skipped}
+        return {"faces": pixels, "index": index, "age": age, "skipped": skipped} | labels_of(self.source, index)
 
     def mirrored(self, epoch: int, index: int) -> bool:
         return self.flip > 0 and bool(np.random.default_rng([self.seed, epoch, index]).random() < self.flip)

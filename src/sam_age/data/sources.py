@@ -19,7 +19,9 @@ from sam_age.errors import InputError
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Pictures by number. A source may also have `age(index) -> float` years, NaN where unknown.
+    """Pictures by number. A source may also have `age(index) -> float` years, NaN where unknown, and
+    `labels(index) -> dict[str, int]`, the same names for every picture: whole numbers that batches carry along, such
+    as `person`, who it is, and `kin`, which people are alike enough to be mistaken for each other.
 
     With `endless = True` its numbers have no end that matters, and training takes them in their order.
     """
@@ -33,6 +35,11 @@ class ImageSource(Protocol):
     def read(self, index: int) -> bytes:
         """The picture's file."""
         ...
+
+
+def labels_of(source: ImageSource, index: int) -> dict[str, int]:
+    """What a source says of a picture in whole numbers; nothing where it has no `labels`."""
+    return source.labels(index) if hasattr(source, "labels") else {}
 
 
 class FolderFaces:
@@ -87,6 +94,9 @@ class Subset:
 
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
         self.source, self.indices = source, list(indices)
+        outside = [index for index in self.indices if not 0 <= index < len(source)]
+        if outside:
+            raise InputError(f"Picture {outside[0]} is wanted of {len(source)}, the first {source.name(0)}: are all there?")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -99,6 +109,9 @@ class Subset:
 
     def age(self, index: int) -> float:
         return self.source.age(self.indices[index]) if hasattr(self.source, "age") else float("nan")
+
+    def labels(self, index: int) -> dict[str, int]:
+        return labels_of(self.source, self.indices[index])
 
 
 class _PerProcess(threading.local):
