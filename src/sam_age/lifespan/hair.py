@@ -70,24 +70,24 @@ _MEN = {
     "curly": (Cut(0.060, 0.030, 0.035, 0.026, 0.9, 0.4, 0.0, 0.1, 0.05, 0.5, 0.9, 42, 0, 0, 0.2), 1),
 }
 _WOMEN = {
-    "long": (Cut(0.38, 0.34, 0.34, 0.020, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.25, 16, 0, 0, 0), 4),
-    "bob": (Cut(0.21, 0.16, 0.17, 0.022, 0.45, 0.75, 0.25, 0.4, 0.6, 0.12, 0.2, 18, 0, 0, 0), 3),
-    "fringe": (Cut(0.30, 0.28, 0.28, 0.020, 0.4, 0.6, 0.15, 0.4, 0.7, 0.10, 0.12, 16, 1, 0, 0), 1.5),
-    "waves": (Cut(0.30, 0.27, 0.27, 0.032, 0.55, 0.7, 0.3, 0.4, 0.6, 0.22, 0.9, 26, 0, 0, 0), 2.5),
-    "medium": (Cut(0.16, 0.11, 0.12, 0.024, 0.55, 0.75, 0.25, 0.3, 0.45, 0.16, 0.3, 20, 0, 0, 0), 1),
+    "long": (Cut(0.38, 0.34, 0.34, 0.012, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.25, 16, 0, 0, 0), 4),
+    "bob": (Cut(0.21, 0.16, 0.17, 0.015, 0.45, 0.75, 0.25, 0.4, 0.6, 0.12, 0.2, 18, 0, 0, 0), 3),
+    "fringe": (Cut(0.30, 0.28, 0.28, 0.013, 0.4, 0.6, 0.15, 0.4, 0.7, 0.10, 0.12, 16, 1, 0, 0), 1.5),
+    "waves": (Cut(0.30, 0.27, 0.27, 0.022, 0.55, 0.7, 0.3, 0.4, 0.6, 0.22, 0.9, 26, 0, 0, 0), 2.5),
+    "medium": (Cut(0.16, 0.11, 0.12, 0.017, 0.55, 0.75, 0.25, 0.3, 0.45, 0.16, 0.3, 20, 0, 0, 0), 1),
     "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.07, 0.1, 16, 0, 1, 0), 1.5),
 }
 _AFRO_MEN = {
     "close": (Cut(0.010, 0.006, 0.006, 0.008, 1.4, 0, 0, 0, 0, 0.9, 0.6, 80, 0, 0, 0.3), 3),
     "short": (Cut(0.026, 0.016, 0.018, 0.016, 1.8, 0, 0, 0, 0, 0.8, 0.9, 75, 0, 0, 0.8), 2),
-    "full": (Cut(0.060, 0.045, 0.050, 0.036, 2.3, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 1),
+    "full": (Cut(0.068, 0.050, 0.055, 0.026, 2.3, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 1),
 }
 _AFRO_WOMEN = {
-    "full": (Cut(0.075, 0.065, 0.068, 0.042, 2.4, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 2),
-    "large": (Cut(0.105, 0.095, 0.10, 0.060, 2.4, 0, 0, 0, 0.02, 0.7, 1.0, 60, 0, 0, 1.0), 1),
+    "full": (Cut(0.085, 0.072, 0.075, 0.030, 2.4, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 2),
+    "large": (Cut(0.120, 0.105, 0.11, 0.040, 2.4, 0, 0, 0, 0.02, 0.7, 1.0, 60, 0, 0, 1.0), 1),
     "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.08, 0.25, 50, 0, 1, 0), 2),
     "long curls": (Cut(0.27, 0.25, 0.25, 0.036, 0.6, 0.7, 0.3, 0.3, 0.55, 0.3, 1.1, 34, 0, 0, 0.1), 3),
-    "straightened": (Cut(0.30, 0.26, 0.27, 0.020, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.15, 16, 0, 0, 0), 2),
+    "straightened": (Cut(0.30, 0.26, 0.27, 0.012, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.15, 16, 0, 0, 0), 2),
 }
 
 
@@ -146,7 +146,7 @@ def _when_old(cut: Cut, *, female: bool, tied: float) -> Cut:
     if tied or cut.round > 0.5:
         return cut
     return replace(
-        cut, top=min(cut.top, 0.15), side=min(cut.side, 0.115), back=min(cut.back, 0.115), volume=cut.volume + 0.008,
+        cut, top=min(cut.top, 0.15), side=min(cut.side, 0.115), back=min(cut.back, 0.115), volume=cut.volume + 0.006,
         curl=cut.curl + 0.35, curls=cut.curls + 6, weight=cut.weight * 0.6, fringe=cut.fringe * 0.5,
     )  # fmt: skip
 
@@ -329,7 +329,9 @@ class _Growth:
         heavy = step(0.15, 0.45, cut["weight"])
         volume = cut["volume"] * self.scale * self.thin
         frequency = cut["curls"] * (1 + 0.15 * self.locks[:, 0])
-        swing = cut["curl"] * 0.55
+        crinkled = cut["round"].clamp(0, 1)
+        swing = cut["curl"] * (0.55 + 1.6 * crinkled)
+        keep = (0.63 - 0.28 * crinkled)[:, None]  # of the direction so far
         p, points = self.start, [self.start]
         for k in range(STEPS):
             t = (k + 1) / STEPS
@@ -354,9 +356,10 @@ class _Growth:
             fall[:, 2] = -cut["weight"] * (0.5 + 3.0 * t)
             arc = (k * segment[:, 0] / self.scale * frequency)[:, None] * 2 * torch.pi
             wave = torch.cos(arc * p.new_tensor([1, 1, 0.7]) + self.phase + 0.5 * self.own) * swing[:, None]
-            mess = (0.55 * self.locks + 0.25 * self.own) * cut["mess"][:, None]
+            mess = ((0.55 - 0.35 * crinkled)[:, None] * self.locks + 0.25 * self.own) * cut["mess"][:, None]
             lifted = self.normal * (0.25 * lift * (1 - t))[:, None] if k < 3 else 0
-            heading = unit(0.63 * heading + 0.37 * (1.3 * pull + fall + mess + wave + self._off_the_face(p)) + lifted)
+            force = 1.3 * pull + fall + mess + wave + self._off_the_face(p)
+            heading = unit(keep * heading + (1 - keep) * force + lifted)
             p = p + heading * segment
             p = self._outside(p, k, volume, lying)
             points.append(p)
@@ -372,7 +375,7 @@ class _Growth:
     def across_the_face(self, points: Tensor) -> Tensor:
         """(M,) bool: a second or later point hangs before the eyes, nose or mouth; fringes end above them."""
         x, y, z = ((points - self.centre[:, None]) / self.scale[:, None, None]).unbind(-1)
-        before = (y < -0.050) & (x.abs() < 0.052) & (z < 0.026) & (z > -0.13)
+        before = (y < -0.040) & (x.abs() < 0.061) & (z < 0.028) & (z > -0.13)
         return (before.sum(1) > 1) & (self.fringe < 0.5)
 
     def _outside(self, p: Tensor, k: int, volume: Tensor, lying: Tensor) -> Tensor:
@@ -383,5 +386,5 @@ class _Growth:
         surface = surface + volume * self.layer * min(1.0, (k + 1) / 4) ** 0.7
         if k == 0:
             surface = torch.minimum(surface, radius + 0.002)
-        far = surface + (0.008 + 0.03 * (1 - lying) + 0.040 * step(0.15, 0.4, self.cut["weight"])) * self.scale
+        far = surface + (0.008 + 0.03 * (1 - lying) + 0.020 * step(0.15, 0.4, self.cut["weight"])) * self.scale
         return self.centre + away * (torch.minimum(torch.maximum(radius, surface), far) / radius)[:, None]

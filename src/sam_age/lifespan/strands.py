@@ -193,7 +193,7 @@ def compose(
     mass = blur(mass, 0.0042 * size)
     cover = mass[:, 3:]
     around = gather(mass, seen.pixel)
-    alone = step(0.10, 0.40, around[:, 3])
+    alone = step(0.25, 0.60, around[:, 3])
     softened = _SOFT * matte[:, None]  # hairs are finer than a pixel and a half, and so mix with their neighbours
     colour = colour + softened * (around[:, :3] / (around[:, 3:] + 1e-4) - colour)
     alpha = opacity * (1 - fades * seen.along) * (matte * alone + 1 - matte)
