@@ -57,6 +57,7 @@ class LifespanFaces:
             self.rows = [by_file[name] for name in names]
         people = sorted({row["person"] for row in self.rows})
         self._numbers = {person: number for number, person in enumerate(people)}
+        self.people = len(people)
 
     @property
     def blocks(self) -> list[int] | None:
@@ -144,6 +145,7 @@ class LifespanLive:
         if self.endless and people is not None:
             raise InputError("The split live has no end: people= is for the others.")
         self.portraits = Endless(seed) if self.endless else plan(split, seed=seed, people=people)
+        self.people = len(self.portraits if self.endless else {portrait.number for portrait in self.portraits})
         self.studio = Studio(size, renderer=renderer)
 
     def __len__(self) -> int:
