@@ -20,7 +20,7 @@ from sam_age.errors import InputError
 from sam_age.models.onnx_weights import read_initializers
 from sam_age.models.ops import at_least_float32
 from sam_age.models.resample import crop_and_resize
-from sam_age.models.trunk import ResidualTrunk
+from sam_age.models.trunk import build_trunk
 
 CLASSES = 101  # the ages 0 to 100
 
@@ -262,6 +262,7 @@ class AgeClassifier(nn.Module):
         widths: channels of each stage, multiples of 8.
         depths: residual units of each stage.
         image_size: side to which faces are averaged down first, pixels.
+        trunk: one of `sam_age.models.trunk.TRUNKS`.
 
     The defaults have 2.8 M parameters.
     """
@@ -271,10 +272,11 @@ class AgeClassifier(nn.Module):
         widths: Sequence[int] = (32, 64, 128, 256),
         depths: Sequence[int] = (1, 2, 2, 2),
         image_size: int = 128,
+        trunk: str = "residual",
     ) -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "depths": list(depths), "image_size": image_size}
-        self.trunk = ResidualTrunk(widths, depths, image_size)
+        self.config = {"widths": list(widths), "depths": list(depths), "image_size": image_size, "trunk": trunk}
+        self.trunk = build_trunk(trunk, widths, depths, image_size)
         self.head = nn.Linear(widths[-1], CLASSES)
         self.register_buffer("class_ages", torch.arange(CLASSES, dtype=torch.float32), persistent=False)
 

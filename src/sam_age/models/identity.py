@@ -18,7 +18,7 @@ from sam_age.errors import InputError
 from sam_age.models.encoder import input_layer, ir_se_body
 from sam_age.models.ops import at_least_float32
 from sam_age.models.resample import crop_and_pool, crop_and_resize
-from sam_age.models.trunk import ResidualTrunk
+from sam_age.models.trunk import build_trunk
 
 FACE_SIZE = 256
 CROP_ROWS, CROP_COLUMNS = (35, 223), (32, 220)  # where the face is in an aligned image, as in pSp and SAM
@@ -131,6 +131,7 @@ class FaceEmbedder(nn.Module):
         depths: residual units of each stage.
         embedding_dim: length of the embedding.
         image_size: side to which faces are averaged down first, pixels.
+        trunk: one of `sam_age.models.trunk.TRUNKS`.
 
     The defaults have 2.9 M parameters.
     """
@@ -141,6 +142,7 @@ class FaceEmbedder(nn.Module):
         depths: Sequence[int] = (1, 2, 2, 2),
         embedding_dim: int = 256,
         image_size: int = 128,
+        trunk: str = "residual",
     ) -> None:
         super().__init__()
         self.config = {
@@ -148,8 +150,9 @@ class FaceEmbedder(nn.Module):
             "depths": list(depths),
             "embedding_dim": embedding_dim,
             "image_size": image_size,
+            "trunk": trunk,
         }
-        self.trunk = ResidualTrunk(widths, depths, image_size)
+        self.trunk = build_trunk(trunk, widths, depths, image_size)
         self.head = nn.Linear(widths[-1], embedding_dim)
 
     def forward(self, faces: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A small residual trunk, shared by the networks that judge the lifespan set."""
+"""A small residual trunk, shared by the networks that judge the lifespan set, and the choice of another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,35 @@ from torch import Tensor, nn
 from sam_age.errors import InputError
 from sam_age.models.resample import crop_and_pool
 
+TRUNKS = ("residual", "convnext")
+"""The losses' networks have the first; those that evaluate alone have the second, so as not to share its mistakes."""
+
 GROUPS = 8  # channels are normalised in this many groups
+
+
+def build_trunk(kind: str, widths: Sequence[int], depths: Sequence[int], image_size: int) -> nn.Module:
+    """A trunk by its name in `TRUNKS`: face (N, 3, H, W) -> a list of maps, fine to coarse."""
+    if kind not in TRUNKS:
+        raise InputError(f"There is no trunk {kind!r}; known: {', '.join(TRUNKS)}.")
+    if kind == "residual":
+        return ResidualTrunk(widths, depths, image_size)
+    from sam_age.models.convnext import ConvNeXtTrunk  # it needs `check_stages` from here
+
+    return ConvNeXtTrunk(widths, depths, image_size)
+
+
+def check_stages(widths: Sequence[int], depths: Sequence[int], *, multiple: int) -> None:
+    """A width (a multiple of `multiple`) and a depth for each stage, at least one.
+
+    Raises:
+        InputError: anything else.
+    """
+    usable = all(w > 0 and w % multiple == 0 for w in widths) and all(d > 0 for d in depths)
+    if len(widths) != len(depths) or not widths or not usable:
+        raise InputError(
+            f"widths {list(widths)} and depths {list(depths)}: give a width (a multiple of {multiple}) "
+            f"and a depth (1 or more) for each stage."
+        )
 
 
 class ResidualTrunk(nn.Module):
@@ -27,12 +55,7 @@ class ResidualTrunk(nn.Module):
 
     def __init__(self, widths: Sequence[int], depths: Sequence[int], image_size: int) -> None:
         super().__init__()
-        usable = all(w > 0 and w % GROUPS == 0 for w in widths) and all(d > 0 for d in depths)
-        if len(widths) != len(depths) or not widths or not usable:
-            raise InputError(
-                f"widths {list(widths)} and depths {list(depths)}: give a width (a multiple of {GROUPS}) "
-                f"and a depth (1 or more) for each stage."
-            )
+        check_stages(widths, depths, multiple=GROUPS)
         if image_size < 2 ** (len(widths) + 1):
             raise InputError(f"image_size {image_size} is too small for {len(widths)} stages that halve it.")
         self.image_size = image_size
