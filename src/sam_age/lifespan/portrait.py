@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from sam_age.errors import InputError
-from sam_age.lifespan import beard, brows, clothes, eyes, hair, mouth, shade, strands, wrinkles
+from sam_age.lifespan import beard, brows, clothes, eyes, glasses, hair, mouth, shade, strands, wrinkles
 from sam_age.lifespan.asset import LEFT_EYE, RIGHT_EYE, SKIN, head_asset
 from sam_age.lifespan.background import backdrops
 from sam_age.lifespan.camera import posed_body, view
@@ -97,12 +97,15 @@ def _light_field(cast: Cast, size: int) -> Tensor:
     )
     past_hair = shadows.lit(surface.position, b, bias=0.006, radius=5.0 * at(soft, b), of=shadows.hair)
     lamp = lamp * (0.2 + 0.8 * past_hair)
+    spectacles = glasses.see(cast, heads, frame, asset, fragments.depth, tresses, size)
+    if spectacles is not None:
+        lamp = lamp * (1 - 0.6 * gather(spectacles.shadow, surface.pixel)[:, 0])
 
     # ---- what the surface is made of
     seeds, who = torch.unique(cast.person.seed, return_inverse=True)
     paint = paint_skin(cast, surface, wrinkles.paint(seeds)[who], heads.scale)
     covered = clothes.cover(cast, surface.canonical, b)
-    fabric, folds = clothes.cloth(cast, surface.canonical, b, lambda uv, _: noise(uv))
+    fabric, folds = clothes.cloth(cast, surface.canonical, b, noise)
     teeth = mouth.paint_mouth(cast, surface, heads, frame, asset, size)
     albedo = paint.albedo + covered[:, None] * (fabric - paint.albedo)
     albedo = torch.where(teeth.inside[:, None], teeth.albedo, albedo)
@@ -134,7 +137,8 @@ def _light_field(cast: Cast, size: int) -> Tensor:
     open_behind = torch.ones(batch * size * size, device=device)
     open_behind[surface.pixel] = covered
     radiance = strands.shade(tresses, groups, heads, frame, light, shadows)
-    return strands.compose(picture, tresses, radiance, groups, open_behind)
+    picture = strands.compose(picture, tresses, radiance, groups, open_behind)
+    return glasses.wear(picture, spectacles, cast, frame, light)
 
 
 def develop(picture: Tensor, cast: Cast) -> Tensor:
