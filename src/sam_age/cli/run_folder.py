@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sam_age.errors import InputError
 
-MADE_BY_A_RUN = ("checkpoints", "panels", "csv", "tensorboard", "wandb", "config.yaml")
+if TYPE_CHECKING:
+    from sam_age.weights.files import Contents
+
+MADE_BY_A_RUN = ("checkpoints", "weights", "panels", "csv", "tensorboard", "wandb", "config.yaml")
 """What sam-train writes, and all that overwrite=true may remove."""
 
 
@@ -62,15 +66,24 @@ def checkpoint_to_resume(resume: Any, output: Path) -> Path | None:
     path = _newest(output / "checkpoints") if resume == "last" else Path(str(resume))
     if not path.is_file():
         raise InputError(f"No checkpoint at {path} to resume from; leave resume out to start afresh.")
-    from sam_age.weights.loading import inspect_file
+    from sam_age.weights.files import open_file
 
-    contents, found = inspect_file(path)
-    if "optimizer_states" not in contents.tree:
-        raise InputError(
-            f"{path} holds {found.looks_like}, without the optimizer that a run goes on with: resume takes a .ckpt "
-            f"of sam-train; to start from these weights set weights.sam={path}."
-        )
+    contents = open_file(path)
+    if not isinstance(contents.tree, Mapping) or "optimizer_states" not in contents.tree:
+        raise InputError(_not_resumable(contents))
     return path
+
+
+def _not_resumable(contents: Contents) -> str:
+    """Why a file is no checkpoint to resume, and what to do with what it is."""
+    from sam_age.weights.recognise import recognise
+
+    path, found = contents.path, recognise(contents)
+    how = f"set weights.sam={path}" if found.kind == "SAM" else "give start= the folder that it is in"
+    return (
+        f"{path} holds {found.looks_like}, without the optimizer that a run goes on with: resume takes a .ckpt "
+        f"of sam-train; to start from these weights {how}."
+    )
 
 
 def _newest(checkpoints: Path) -> Path:
@@ -81,10 +94,18 @@ def _newest(checkpoints: Path) -> Path:
 
 
 def check_same_network(checkpoint: Path, network: dict[str, Any]) -> None:
-    """Refuse to resume a run of another architecture. network: `SAM.config` of the model that is to go on."""
-    from sam_age.weights.loading import inspect_file
+    """Refuse to resume a run of another stage or architecture.
 
-    stored = inspect_file(checkpoint)[0].tree.get("network", {})
+    network: `Stage.network_config()` of the stage that is to go on.
+    """
+    from sam_age.weights.files import open_file
+
+    stored = open_file(checkpoint).tree.get("network", {})
+    if stored and not set(stored) & set(network):
+        raise InputError(
+            f"{checkpoint} is of another stage, which trained {', '.join(stored)} and not {', '.join(network)}: resume "
+            "with the run's own experiment."
+        )
     for part, arguments in network.items():
         for name, value in arguments.items():
             was = stored.get(part, {}).get(name, value)

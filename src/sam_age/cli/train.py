@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -13,14 +13,19 @@ from sam_age.cli.run_folder import check_free, check_same_network, checkpoint_to
 from sam_age.config import build, without_idle_networks
 from sam_age.errors import InputError
 
+if TYPE_CHECKING:
+    from sam_age.modules.stage import Stage  # brings Lightning, which --help can do without
+
 log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> None:
-    """Run the training that `cfg` (conf/train.yaml and what overrides it) describes."""
+    """Run the training, of any stage, that `cfg` (conf/train.yaml and what overrides it) describes."""
     import pytorch_lightning as pl
     import torch
     from pytorch_lightning.utilities import rank_zero_only
+
+    from sam_age.modules.stage import take_weights
 
     need_bool(cfg, "overwrite")
     first_process = rank_zero_only.rank == 0
@@ -41,7 +46,9 @@ def train(cfg: DictConfig) -> None:
     module = build(cfg.module)
     check_optimizer(module)
     if checkpoint is not None:
-        check_same_network(checkpoint, module.sam.config)
+        check_same_network(checkpoint, module.network_config())
+    elif cfg.start is not None:
+        take_weights(module, cfg.start)
     no_shared_statistics_on_cpu(cfg)
     module.run_config = OmegaConf.to_container(cfg, resolve=True)
     callbacks = {name: node for name, node in cfg.callbacks.items() if node and "_target_" in node}
@@ -72,7 +79,7 @@ def train(cfg: DictConfig) -> None:
     log.info("Done: %s", output)
 
 
-def check_optimizer(module: Any) -> None:
+def check_optimizer(module: Stage) -> None:
     """Try the optimizer's settings on one number, before anything is written."""
     import torch
 
@@ -80,7 +87,7 @@ def check_optimizer(module: Any) -> None:
         optimizer = module.optimizer_factory([torch.nn.Parameter(torch.zeros(1))])
     except Exception as error:  # optimizer libraries have exceptions of their own for it
         raise InputError(f"The optimizer does not take these settings ({error}): see optimizer.* in --help.") from error
-    if hasattr(optimizer, "eval") and module.ema_encoder is not None:
+    if hasattr(optimizer, "eval") and module.averages_weights:
         raise InputError(
             "A schedule-free optimizer averages the weights itself: set module.ema_decay=null, or choose another."
         )
@@ -101,15 +108,16 @@ def check_files(cfg: DictConfig) -> None:
     """Look for the weights that the model and the losses will want, before anything large is built."""
     from sam_age.weights.known import resolve
 
-    whole = cfg.model.get("checkpoint")
-    wanted = [whole] if whole else [cfg.model.get(part) for part in ("trunk", "psp", "stylegan2")]
-    networks = [node for node in cfg.losses.values() if isinstance(node, DictConfig)]
+    model = cfg.model or {}
+    whole = model.get("checkpoint")
+    wanted = [whole] if whole else [model.get(part) for part in ("trunk", "psp", "stylegan2")]
+    networks = [node for node in [*cfg.losses.values(), *cfg.module.values()] if isinstance(node, DictConfig)]
     for weights in [*wanted, *(network.get("weights") for network in networks)]:
         if weights not in (None, "random"):
             resolve(weights)
 
 
-def _announce(module: Any, trainer: Any, output: Path, checkpoint: str | None) -> None:
+def _announce(module: Stage, trainer: Any, output: Path, checkpoint: str | None) -> None:
     learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     log.info(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,15 +21,13 @@ from sam_age.losses import AgingLosses
 from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet
 from sam_age.models.sam import SAM
+from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
+from sam_age.modules.stage import mix_seed as _mix
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 Batch = Mapping[str, Tensor]
 
-FROZEN_JUDGES = ("losses.", "age_judge.", "identity_judge.")
-"""State-dict prefixes that checkpoints leave out: these networks come from their own files."""
 
-
-class AgingModule(pl.LightningModule):
+class AgingModule(Stage):
     """Trains SAM's age encoder.
 
     Args:
@@ -49,6 +46,8 @@ class AgingModule(pl.LightningModule):
     The frozen parts stay in eval mode: the authors' `net.train()` lets the inversion encoder's batch
     statistics drift.
     """
+
+    left_out = ("losses.", "age_judge.", "identity_judge.")
 
     def __init__(
         self,
@@ -73,9 +72,8 @@ class AgingModule(pl.LightningModule):
         self.same_age_probability = same_age_probability
         self.frozen_batch_norm = frozen_batch_norm
         self.seed = seed
-        self.last_loss: Tensor | None = None  # of the latest training step
-        self.run_config: dict[str, Any] = {}  # the resolved config of the run, saved with the weights
         self.ema_decay = ema_decay
+        self.averages_weights = ema_decay is not None
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(sam.encoder).requires_grad_(False).eval()
         self.age_judge = None if age_judge is None else age_judge.requires_grad_(False).eval()
         self.identity_judge = None if identity_judge is None else identity_judge.requires_grad_(False).eval()
@@ -134,15 +132,10 @@ class AgingModule(pl.LightningModule):
         ages = ages[self.global_rank :: self.trainer.world_size]
         return aging, ages.float().to(self.device, non_blocking=True)
 
-    @torch.no_grad()
     def update_average(self) -> None:
         """Move the averaged encoder towards the trained one; batch statistics are copied."""
-        if self.ema_encoder is None:
-            return
-        averaged, trained = list(self.ema_encoder.parameters()), list(self.sam.encoder.parameters())
-        torch._foreach_lerp_(averaged, trained, 1 - self.ema_decay)
-        for mine, theirs in zip(self.ema_encoder.buffers(), self.sam.encoder.buffers(), strict=True):
-            mine.copy_(theirs)
+        if self.ema_encoder is not None:
+            move_average(self.ema_encoder, self.sam.encoder, self.ema_decay)
 
     @contextlib.contextmanager
     def gradients_kept_local(self) -> Iterator[None]:
@@ -220,53 +213,16 @@ class AgingModule(pl.LightningModule):
 
     # ---- what a checkpoint holds -------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """All of SAM, and the averaged encoder; not the frozen judges, which have files of their own."""
-        state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith(FROZEN_JUDGES)}
+    def networks(self) -> dict[str, nn.Module]:
+        """The encoder that learns; the rest of SAM stays as the run found it."""
+        learnt = {"encoder": self.sam.encoder}
+        return learnt if self.ema_encoder is None else learnt | {"ema_encoder": self.ema_encoder}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Strict about everything that `state_dict` saves."""
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [key for key in result.missing_keys if not key.startswith(FROZEN_JUDGES)]
-        if strict and (missing or result.unexpected_keys):
-            raise RuntimeError(
-                f"The checkpoint does not fit this model: {len(missing)} tensors missing {missing[:3]}, "
-                f"{len(result.unexpected_keys)} unexpected {result.unexpected_keys[:3]}."
-            )
-        return result
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Plain containers only, so that the file loads with `weights_only=True`."""
-        checkpoint["config"] = self.run_config
-        checkpoint["network"] = self.sam.config
-
-
-@contextlib.contextmanager
-def weights_to_train(optimizer: Optimizer) -> Iterator[None]:
-    """Schedule-free optimizers keep two sets of weights, one to train and one to look at and save; the
-    module holds the former in here and the latter everywhere else. Others keep one: nothing happens."""
-    keeps_two = hasattr(optimizer, "eval")
-    if keeps_two:
-        optimizer.train()
-    try:
-        yield
-    finally:
-        if keeps_two:
-            optimizer.eval()
+    def network_config(self) -> dict[str, Any]:
+        """Of all of SAM, which is what a checkpoint holds (not the frozen judges, which have files of their own)."""
+        return self.sam.config
 
 
 def validation_ages(index: Tensor) -> Tensor:
     """The age that validation asks of image `index` (N,): fixed, and spread evenly over 0..100 years."""
     return (37 * index % 101).float()  # 37 and 101 share no factor: each age comes once in 101 images
-
-
-def _mix(*numbers: int) -> int:
-    """A 63-bit seed from a few whole numbers, far apart for neighbours (splitmix64's finaliser)."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state >> 1

@@ -1,0 +1,145 @@
+"""What `sam-train` asks of a training stage, and what the stages share."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sam_age.errors import InputError
+
+log = logging.getLogger("sam_age")
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Stage(pl.LightningModule):
+    """A LightningModule that `sam-train` can run, resume, and start from weights alone.
+
+    A subclass implements `networks`, and sets `last_loss` in each training step.
+
+    Attributes:
+        run_config: the run's resolved config, plain containers; `sam-train` sets it, and checkpoints hold it.
+        last_loss: of the latest training step, a scalar on the device: whoever shows it decides when to wait.
+        optimizer_factory: called with parameters; `sam-train` tries it on one number before anything is written.
+        left_out: prefixes of the state dict that checkpoints leave out: frozen networks from files of their own.
+        averages_weights: keeps moving averages, for which optimizers that average by themselves are refused.
+    """
+
+    optimizer_factory: OptimizerFactory
+    left_out: tuple[str, ...] = ()
+    averages_weights: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run_config: dict[str, Any] = {}
+        self.last_loss: Tensor | None = None
+
+    def networks(self) -> dict[str, nn.Module]:
+        """What the stage makes, by name, ready to be written and read: see `write_weights` and `take_weights`.
+
+        Each has a `config` of plain constructor arguments; names are names of files too.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say which networks it trains.")
+
+    def network_config(self) -> dict[str, Any]:
+        """Constructor arguments by part: a run is resumed only with the same. Checkpoints hold it as `network`."""
+        return {name: network.config for name, network in self.networks().items()}
+
+    # ---- what a checkpoint holds -------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Everything but what is `left_out`."""
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if not key.startswith(self.left_out)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Strict about everything that `state_dict` saves."""
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not key.startswith(self.left_out)]
+        if strict and (missing or result.unexpected_keys):
+            raise RuntimeError(
+                f"The checkpoint does not fit this model: {len(missing)} tensors missing {missing[:3]}, "
+                f"{len(result.unexpected_keys)} unexpected {result.unexpected_keys[:3]}."
+            )
+        return result
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Plain containers only, so that the file loads with `weights_only=True`."""
+        checkpoint["config"] = self.run_config
+        checkpoint["network"] = self.network_config()
+
+
+def write_weights(stage: Stage, folder: str | Path, *, half: bool) -> list[Path]:
+    """One safetensors file for each of the stage's networks, which `sam_age.weights.load` reads.
+
+    Args:
+        half: store the large tensors as float16.
+    """
+    from sam_age.weights.storing import save
+
+    facts = {"stage": type(stage).__name__, "step": str(stage.global_step)}
+    return [
+        save(network, Path(folder) / f"{name}.safetensors", half=half, facts=facts)
+        for name, network in stage.networks().items()
+    ]
+
+
+def take_weights(stage: Stage, folder: str | Path) -> None:
+    """Start from the files that `write_weights` wrote; the optimizer starts afresh.
+
+    Raises:
+        InputError: a file is missing, or is another network's.
+    """
+    from sam_age.weights.judges import load_into
+
+    folder = Path(folder)
+    files = {name: folder / f"{name}.safetensors" for name in stage.networks()}
+    if missing := [path.name for path in files.values() if not path.is_file()]:
+        raise InputError(
+            f"start={folder} lacks {', '.join(missing)}: give the folder weights/ of a run of this stage, "
+            f"with {', '.join(path.name for path in files.values())}."
+        )
+    for name, network in stage.networks().items():
+        load_into(network, files[name])
+    log.info("Starts from the weights in %s: at step 0, without the state of the optimizer that made them.", folder)
+
+
+@contextlib.contextmanager
+def weights_to_train(optimizer: Optimizer) -> Iterator[None]:
+    """Schedule-free optimizers keep two sets of weights, one to train and one to look at and save; the
+    module holds the former in here and the latter everywhere else. Others keep one: nothing happens."""
+    keeps_two = hasattr(optimizer, "eval")
+    if keeps_two:
+        optimizer.train()
+    try:
+        yield
+    finally:
+        if keeps_two:
+            optimizer.eval()
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * trained, parameter by parameter; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+    for mine, theirs in zip(average.buffers(), trained.buffers(), strict=True):
+        mine.copy_(theirs)
+
+
+def mix_seed(*numbers: int) -> int:
+    """A 63-bit seed from a few whole numbers, far apart for neighbours (splitmix64's finaliser)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
