@@ -19,7 +19,7 @@ from sam_age.lifespan.rows import at
 from sam_age.lifespan.strands import Strands
 
 _BROW, _UPPER, _LOWER = 900, 260, 150  # hairs on a brow, and lashes on both upper and both lower lids, at most
-_GREY = (0.42, 0.41, 0.40)
+_GREY = (0.36, 0.35, 0.34)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def grow_brows(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
     age, brows = cast.age, cast.person.brows
     side = torch.where(hair % 2 == 0, 1.0, -1.0)
     u = [uniforms(seed, hair, 110 + k) for k in range(5)]
-    density = brows.thickness * between(age, (0, 1, 5, 16, 70, 95), (0.28, 0.40, 0.70, 1.0, 0.95, 0.75)) * 0.74
+    density = brows.thickness * between(age, (0, 1, 5, 16, 70, 95), (0.28, 0.40, 0.70, 1.0, 0.85, 0.6)) * 0.74
     even = 0.5 - torch.sin(torch.asin((1 - 2 * u[0]).clamp(-1, 1)) / 3)  # of beta(2, 2), denser in the middle
     t = 0.35 * u[0] + 0.65 * even
     grown = between(age, (0, 8, 18), (0.25, 0.45, 1.0))
@@ -76,7 +76,7 @@ def grow_brows(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
     b = b[alive]
     length = (length * (0.3 + 0.7 * ramp))[alive] * at(heads.scale, b)
     points = grow(start[alive], normal[alive], heading[alive], length, lift=0.22, steps=5)
-    return _strands(cast, points, b, seed[alive], hair[alive], 0.62, 0.75)
+    return _strands(cast, points, b, seed[alive], hair[alive], 0.62, 0.55)
 
 
 def grow_lashes(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:

@@ -25,8 +25,8 @@ _RIM, _BAR, _RING = 40, 8, 6  # points along a rim, along bridge and temples, an
 _FRAMES = {
     "black": (0.012, 0.012, 0.013),
     "tortoise": (0.09, 0.035, 0.012),
-    "silver": (0.45, 0.45, 0.46),
-    "gold": (0.55, 0.38, 0.14),
+    "silver": (0.20, 0.20, 0.21),
+    "gold": (0.30, 0.20, 0.08),
     "blue": (0.03, 0.05, 0.14),
 }
 
@@ -154,7 +154,7 @@ def wear(picture: Tensor, seen: Spectacles | None, cast: Cast, view: View, light
     glint = (dot(normal, unit(key + eye)).clamp(min=0) ** 40 * at(traits.gloss, b))[:, None]
     mirrored = unit(2 * dot(normal, eye)[:, None] * normal - eye)
     colour = at(traits.colour, b) * (light.ambient(normal, b) + diffuse)
-    colour = colour + 0.8 * glint * at(light.key_colour, b)
+    colour = colour + 0.5 * glint * at(light.key_colour, b)
     colour = colour + (0.06 + 0.25 * at(traits.gloss, b) ** 2)[:, None] * 0.5 * light.ambient(mirrored, b)
     flat = picture.permute(0, 2, 3, 1).reshape(-1, 3)
     flat[seen.pixel] = colour

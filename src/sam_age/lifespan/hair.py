@@ -375,7 +375,7 @@ class _Growth:
     def across_the_face(self, points: Tensor) -> Tensor:
         """(M,) bool: a second or later point hangs before the eyes, nose or mouth; fringes end above them."""
         x, y, z = ((points - self.centre[:, None]) / self.scale[:, None, None]).unbind(-1)
-        before = (y < -0.040) & (x.abs() < 0.061) & (z < 0.028) & (z > -0.13)
+        before = (y < -0.034) & (x.abs() < 0.065) & (z < 0.028) & (z > -0.13)
         return (before.sum(1) > 1) & (self.fringe < 0.5)
 
     def _outside(self, p: Tensor, k: int, volume: Tensor, lying: Tensor) -> Tensor:

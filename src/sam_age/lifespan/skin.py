@@ -18,7 +18,7 @@ from sam_age.lifespan.surface import Surface
 
 _LIPSTICKS = ((0.42, 0.06, 0.075), (0.45, 0.16, 0.15), (0.30, 0.05, 0.10), (0.50, 0.20, 0.18))
 # A person's melanin by leading ancestry: lowest and highest. Tones are even within them and overlap.
-_MELANIN = ((0.75, 1.75), (0.22, 0.75), (0.10, 0.50))
+_MELANIN = ((0.75, 1.85), (0.22, 0.78), (0.10, 0.50))
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Paint(NamedTuple):
 
 def tone(melanin: Tensor, haemoglobin: Tensor) -> Tensor:
     """Linear RGB albedo (P, 3) of skin with these pigments: what they leave of the light."""
-    absorbed = melanin[:, None] * melanin.new_tensor([0.95, 1.28, 1.55])
+    absorbed = melanin[:, None] * melanin.new_tensor([1.06, 1.28, 1.42])
     absorbed = absorbed + haemoglobin[:, None] * melanin.new_tensor([0.10, 0.66, 0.60])
-    return torch.exp(-absorbed) * melanin.new_tensor([0.80, 0.67, 0.49])
+    return torch.exp(-absorbed) * melanin.new_tensor([0.80, 0.67, 0.50])
 
 
 def paint_skin(cast: Cast, surface: Surface, textures: Tensor, scale: Tensor) -> Paint:
