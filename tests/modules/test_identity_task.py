@@ -28,7 +28,7 @@ class Given(nn.Module):
 def task(people=5, count=4, **settings):
     rng = torch.Generator().manual_seed(0)
     made = IdentityTask(Given(torch.randn(count, 6, generator=rng, dtype=torch.float64)), people, **settings).double()
-    made.centres.data = torch.randn(people, 6, generator=rng, dtype=torch.float64)
+    made.directions.weight.data = torch.randn(people, 6, generator=rng, dtype=torch.float64)
     return made
 
 
@@ -42,7 +42,7 @@ def test_the_loss_is_the_combined_margin_formula_in_float64(angle, gap):
     loss, _ = identity.loss(FACES, {"person": person}, step=0)
     want = 0.0
     for x, own in zip(identity.network.embeddings.detach(), person.tolist(), strict=True):
-        theta = [math.acos(float(x @ c / (x.norm() * c.norm()))) for c in identity.centres.detach()]
+        theta = [math.acos(float(x @ c / (x.norm() * c.norm()))) for c in identity.directions.weight.detach()]
         assert theta[own] + angle < math.pi  # where the formula is the paper's own
         mine = math.exp(20 * (math.cos(theta[own] + angle) - gap))
         others = sum(math.exp(20 * math.cos(t)) for k, t in enumerate(theta) if k != own)
@@ -92,7 +92,7 @@ def test_training_parts_people_by_more_than_the_margin():
         optimizer.zero_grad()
         identity.loss(torch.empty(8, 3, 1, 1), batch, step)[0].backward()
         optimizer.step()
-    angles = torch.acos(identity.network(None) @ F.normalize(identity.centres).T).detach()
+    angles = torch.acos(identity.directions(identity.network(None))).detach()
     own = F.one_hot(batch["person"]).bool()
     assert (angles[own] + 0.5 < angles.masked_fill(own, torch.inf).amin(1)).all()
 

@@ -149,3 +149,7 @@ class AgeTask(nn.Module):
         """A caption for each face of a panel."""
         ages = zip(batch["age"].tolist(), network(faces).tolist(), strict=True)
         return [f"{true:.0f} years, read {read:.0f}" for true, read in ages]
+
+    def companions(self) -> dict[str, nn.Module]:
+        """Nothing else learns."""
+        return {}

@@ -45,6 +45,24 @@ def with_margin(cosine: Tensor, person: Tensor, angle: float, gap: float) -> Ten
     return cosine.scatter(1, mine, torch.where(person[:, None] >= 0, harder, own))
 
 
+class People(nn.Module):
+    """A direction for each person, drawn to their faces as these are drawn to it.
+
+    Args:
+        people: how many.
+        embedding_dim: length of a direction's vector; its own length means nothing.
+    """
+
+    def __init__(self, people: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.config = {"people": people, "embedding_dim": embedding_dim}
+        self.weight = nn.Parameter(torch.randn(people, embedding_dim) / embedding_dim**0.5)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Unit embeddings (N, D) -> their cosines with each person, (N, people)."""
+        return embeddings @ F.normalize(self.weight).T
+
+
 class IdentityTask(nn.Module):
     """An identity network and what it learns by: telling all people of the training set apart, by a margin.
 
@@ -82,7 +100,7 @@ class IdentityTask(nn.Module):
             )
         self.network = network
         self.people, self.scale, self.angle, self.gap, self.margin_steps = people, scale, angle, gap, margin_steps
-        self.centres = nn.Parameter(torch.randn(people, dim) / dim**0.5)
+        self.directions = People(people, dim)
         self.verification = Verification()
 
     def check(self, source: ImageSource) -> None:
@@ -107,7 +125,7 @@ class IdentityTask(nn.Module):
         known = (person >= 0).float()
         embeddings = at_least_float32(self.network(faces))
         with torch.autocast(faces.device.type, enabled=False):
-            cosine = embeddings @ F.normalize(self.centres).to(embeddings.dtype).T
+            cosine = self.directions(embeddings)
         grown = min(1.0, step / self.margin_steps) if self.margin_steps else 1.0
         logits = self.scale * with_margin(cosine, person, grown * self.angle, grown * self.gap)
         each = F.cross_entropy(logits, person.clamp_min(0), reduction="none")
@@ -131,3 +149,7 @@ class IdentityTask(nn.Module):
         """A caption for each face of a panel: how like the first it is."""
         cosine = (network(faces) @ network(faces[:1])[0]).tolist()
         return [f"cosine to the first {value:.2f}" for value in cosine]
+
+    def companions(self) -> dict[str, nn.Module]:
+        """The people's directions: without them a run that starts from weights would look for everybody anew."""
+        return {"people": self.directions}

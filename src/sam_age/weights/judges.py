@@ -9,10 +9,11 @@ from typing import TypeVar
 from torch import nn
 
 from sam_age.errors import InputError
+from sam_age.models.perceptual import FeatureDistance
 from sam_age.weights.files import Contents, is_safetensors, open_file
 from sam_age.weights.fit import CLASSES, assign
 from sam_age.weights.known import KNOWN, how_to_get, resolve
-from sam_age.weights.loading import plain_state
+from sam_age.weights.loading import load, plain_state
 from sam_age.weights.recognise import Checkpoint, recognise
 
 log = logging.getLogger("sam_age")
@@ -25,22 +26,26 @@ FILES = {"ArcFace": "arcface", "DEX": "dex", "FaceNet": "facenet", "LPIPS": "ale
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def frozen(network: Network, weights: str | Path | None, *, name: str) -> Network:
+def frozen(network: Network | None = None, weights: str | Path | None = None, *, name: str) -> Network:
     """A network with its weights, in eval mode and without gradients to its parameters.
 
     Args:
-        network: freshly built.
+        network: freshly built; None: as the file says, which has to be one that `load` reads.
         weights: a file or a known name; "random" keeps what the constructor drew, on purpose, and warns.
         name: the network's role ("age", "identity"), for messages.
     Returns:
-        The same network.
+        The same network, or the file's.
     Raises:
         InputError: no weights given (says where to get them), or a file that is not this network's.
 
     A network class may read its own files: its `load_weights_file(path)` then takes every file but our
     safetensors, and with `finds_own_weights = True` it is called without a path where weights are None.
     """
-    if weights is None and getattr(network, "finds_own_weights", False):
+    if network is None:
+        if weights is None or str(weights) == RANDOM:
+            raise InputError(f"The {name} network is to be what its file says: set its `weights` to a file.")
+        network = load(weights)
+    elif weights is None and getattr(network, "finds_own_weights", False):
         network.load_weights_file()
     elif weights is None:
         raise InputError(_absent(network, name))
@@ -50,6 +55,13 @@ def frozen(network: Network, weights: str | Path | None, *, name: str) -> Networ
     else:
         load_into(network, resolve(weights))
     return network.requires_grad_(False).eval()
+
+
+def frozen_features(
+    network: nn.Module | None = None, weights: str | Path | None = None, *, name: str
+) -> FeatureDistance:
+    """Perceptual distances by a frozen network's features, see `FeatureDistance`. Arguments as of `frozen`."""
+    return FeatureDistance(frozen(network, weights, name=name))
 
 
 def _absent(network: nn.Module, name: str) -> str:

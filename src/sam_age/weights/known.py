@@ -66,6 +66,10 @@ KNOWN: dict[str, Known] = {
         "dex_age_classifier.pth", "DEX VGG-16: age loss", 540, _SAM_README,
         "no redistribution; research use", "weights.dex",
     ),
+    "vgg16": Known(
+        "vgg16-397923af.pth", "VGG-16, ImageNet: where ffhq_age starts DEX from", 528,
+        "server of torchvision, download.pytorch.org", "BSD-3-Clause", "weights.vgg16",
+    ),
     "alexnet": Known(
         "alexnet-owt-7be5be79.pth", "AlexNet for LPIPS", 244,
         "server of torchvision, download.pytorch.org", "BSD-3-Clause", "weights.alexnet",
