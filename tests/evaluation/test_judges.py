@@ -6,7 +6,9 @@ import torch
 from scipy.stats import spearmanr
 from torchmetrics.functional.classification import binary_auroc
 
-from sam_age.evaluation.judges import AgeReading, Pairs, Verification, pairs, spearman, verification
+from sam_age.data.dataset import FacesDataset
+from sam_age.evaluation.judges import AgeReading, Pairs, Verification, pairs, score_judges, spearman, verification
+from tests.modules.judges_set import Patterns
 
 
 def cosines(genuine=300, impostor=4000, seed=0, digits=None):
@@ -120,3 +122,39 @@ def test_a_hundred_years_belong_to_the_nineties_and_nothing_is_nan():
     metric.update(torch.tensor([96.0, 91.0]), torch.tensor([100.0, 90.0]))
     assert metric.compute()["age_bias_90s"] == pytest.approx(-1.5)
     assert np.isnan(AgeReading().compute()["age_mae"])
+
+
+class Means(torch.nn.Module):
+    """Reads an age off the brightness, and a person off the colours' order."""
+
+    def forward(self, faces):
+        return 50 + 50 * faces.mean((1, 2, 3))
+
+
+class Colour(torch.nn.Module):
+    def forward(self, faces):
+        return torch.nn.functional.normalize(faces.mean((2, 3)) - faces.mean((1, 2, 3))[:, None], dim=1)
+
+
+def test_scores_of_networks_are_those_of_their_answers_and_of_pairs_by_age_gap():
+    dataset = FacesDataset(Patterns(8), size=32)
+    faces = torch.stack([dataset[i]["faces"] for i in range(24)]).float() / 127.5 - 1
+    rows = [dataset[i] for i in range(24)]
+    ages = torch.stack([row["age"] for row in rows])
+    person, kin = (torch.tensor([row[key] for row in rows]) for key in ("person", "kin"))
+    scores = score_judges(dataset, Means(), Colour(), batch_size=7)
+    assert scores["age_mae"] == pytest.approx((Means()(faces) - ages).abs().mean().item(), abs=1e-4)
+    embeddings = Colour()(faces)
+    want = verification(pairs(embeddings, person, kin))
+    assert scores["eer"] == pytest.approx(want["eer"], abs=1e-6)
+    accepted = {}
+    for i in range(24):
+        for j in range(i + 1, 24):
+            if person[i] == person[j]:
+                gap = round(abs(float(ages[i] - ages[j])) / 10) * 10
+                accepted.setdefault(gap, []).append(
+                    float(embeddings[i] @ embeddings[j]) >= want["threshold_fmr_0.1"] - 1e-6
+                )
+    found = {int(name.rsplit("_", 1)[1]): value for name, value in scores.items() if name.startswith("accepted_gap")}
+    assert found == pytest.approx({gap: np.mean(values) for gap, values in accepted.items()})
+    assert "eer" not in score_judges(dataset, Means())

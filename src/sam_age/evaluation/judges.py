@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+from sam_age.data.dataset import FacesDataset, collate, to_unit_range
 
 DECADES = 10  # 0-9, 10-19, ..., 90 and older
 NAN = float("nan")
@@ -163,7 +165,7 @@ class Verification(Metric):
 
     def compute(self) -> dict[str, float]:
         """As `verification`, and the mean cosine of either sort, `cosine_same` and `cosine_other`."""
-        if not self.embeddings:
+        if not len(self.embeddings):
             return verification(Pairs(torch.empty(0), torch.empty(0)))
         scores = pairs(_joined(self.embeddings), _joined(self.person), _joined(self.kin))
         means = {"cosine_same": scores.genuine.mean().item(), "cosine_other": scores.impostor.mean().item()}
@@ -175,3 +177,55 @@ def _joined(state: Tensor | list[Tensor]) -> Tensor:
     if isinstance(state, Tensor):
         return state
     return torch.cat(state) if state else torch.empty(0)
+
+
+# ---- both, on a set of portraits -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def score_judges(
+    dataset: FacesDataset,
+    age: nn.Module | None = None,
+    identity: nn.Module | None = None,
+    *,
+    batch_size: int = 32,
+    device: str | torch.device = "cpu",
+) -> dict[str, float]:
+    """What networks make of portraits whose ages and people are known.
+
+    Args:
+        dataset: of a source with `age` and `labels`, such as `LifespanFaces`.
+        age: faces -> years; None leaves its scores out.
+        identity: faces -> unit embeddings; None likewise.
+    Returns:
+        Of `AgeReading` and `Verification`; and `accepted_gap_<years>`: of the pairs of one person whose ages lie so
+        far apart (to the nearest ten years), the share that is accepted at the threshold of 0.1 %.
+    """
+    reading, verifying = AgeReading(), Verification()
+    ages = []
+    for start in range(0, len(dataset), batch_size):
+        samples = (dataset[index] for index in range(start, min(start + batch_size, len(dataset))))
+        batch = collate(list(samples))
+        if not len(batch["faces"]):
+            continue
+        faces = to_unit_range(batch["faces"].to(device))
+        if age is not None:
+            reading.update(age(faces).cpu(), batch["age"])
+        if identity is not None:
+            verifying.update(identity(faces).cpu(), batch["person"], batch["kin"])
+        ages.append(batch["age"])
+    scores = {} if age is None else reading.compute()
+    if identity is not None:
+        scores |= verifying.compute()
+        scores |= _accepted_by_gap(verifying, torch.cat(ages), scores["threshold_fmr_0.1"])
+    return scores
+
+
+def _accepted_by_gap(verifying: Verification, ages: Tensor, threshold: float) -> dict[str, float]:
+    embeddings, person = _joined(verifying.embeddings), _joined(verifying.person)
+    once = (person[:, None] == person[None, :]).triu(1)
+    accepted = ((embeddings.double() @ embeddings.double().T) >= threshold - 1e-6)[once]  # it was rounded
+    gap = (10 * ((ages[:, None] - ages[None, :]).abs() / 10).round())[once]
+    return {
+        f"accepted_gap_{years:.0f}": accepted[gap == years].double().mean().item() for years in gap.unique().tolist()
+    }
