@@ -85,6 +85,17 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(here, portraits):
     assert_identical(whole["optimizer_states"], again["optimizer_states"], "optimizer")
 
 
+def test_a_run_goes_on_from_weights_alone_people_too(here, portraits):
+    start(portraits)
+    start(portraits, "output=further", "start=runs/lifespan_judges/weights", "trainer.max_steps=1", "optimizer.lr=0")
+    before, after = (
+        load(here / folder / "weights/ema_identity.safetensors") for folder in ("runs/lifespan_judges", "further")
+    )
+    for name, tensor in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)
+    assert (here / "further/weights/identity_people.safetensors").is_file()
+
+
 def test_the_losses_and_the_judges_of_sam_are_rebuilt_from_what_the_runs_leave(here, portraits):
     start(portraits)
     start(portraits, experiment="lifespan_eval_judges")

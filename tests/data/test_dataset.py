@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sam_age.data.dataset import FacesDataset, collate
-from sam_age.data.sources import FolderFaces
+from sam_age.data.sources import FolderFaces, Subset
 from sam_age.errors import InputError
 from tests.data.faces import Aged, Colours, colour
 
@@ -21,6 +21,35 @@ def test_a_sample_is_the_picture_its_number_and_its_age():
     assert sample["faces"][:, 0, -1].tolist() == list(colour(3))
     assert (sample["index"], float(sample["age"])) == (3, 30.0)
     assert math.isnan(FacesDataset(Colours(4), size=16)[3]["age"])
+
+
+class Named(Aged):
+    """The same, two pictures of each person."""
+
+    def labels(self, index):
+        return {"person": index // 2, "kin": 1}
+
+
+def test_a_sample_carries_what_its_source_says_in_whole_numbers():
+    samples = [FacesDataset(source, size=16)[index] for source, index in ((Named(4), 3), (Subset(Named(4), [2, 0]), 0))]
+    assert [(sample["person"], sample["kin"]) for sample in samples] == [(1, 1), (1, 1)]
+    assert collate(samples)["person"].tolist() == [1, 1]
+    assert collate(samples)["person"].dtype == torch.int64
+    plain = FacesDataset(Subset(Colours(4), [2, 0]), size=16)[0]
+    assert set(plain) == {"faces", "index", "age", "skipped"}
+
+
+def test_a_picture_in_the_place_of_a_damaged_one_has_labels_of_its_own():
+    class Damaged(Named):
+        def __init__(self):
+            Colours.__init__(self, 4, broken=(1,))
+
+    assert FacesDataset(Damaged(), size=16)[1]["person"] == 1
+
+
+def test_a_choice_of_pictures_that_are_not_there_is_refused():
+    with pytest.raises(InputError, match=r"Picture 4 is wanted of 4, the first colour 0"):
+        Subset(Colours(4), range(2, 6))
 
 
 def mirrored(dataset, epoch, index) -> bool:

@@ -60,6 +60,24 @@ def test_shards_hold_the_portraits_of_the_folder_in_the_same_order(rendered):
 
 
 @pytest.mark.parametrize("kind", ["files", "shards"])
+def test_people_are_numbered_and_kin_shares_sex_and_ancestry(rendered, kind):
+    faces = LifespanFaces(rendered / kind, "train")
+    labels = [faces.labels(i) for i in range(12)]
+    assert faces.people == 4
+    assert [label["person"] for label in labels] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    looks = [(faces.row(i)["sex"], faces.row(i)["ancestry"]) for i in range(12)]
+    assert len({label["kin"] for label in labels}) == len(set(looks)) == 4
+    assert len({(label["kin"], *look) for label, look in zip(labels, looks, strict=True)}) == 4
+
+
+def test_a_live_split_names_the_people_of_the_folder(rendered):
+    faces, rendering = LifespanFaces(rendered / "files", "val"), live("val", people=4)
+    assert rendering.people == faces.people == 4
+    assert [rendering.labels(i) for i in range(12)] == [faces.labels(i) for i in range(12)]
+    assert live().labels(7)["person"] == 7
+
+
+@pytest.mark.parametrize("kind", ["files", "shards"])
 def test_batches_carry_the_ages(rendered, kind):
     faces = LifespanFaces(rendered / kind, "train")
     data = FacesDataModule(faces, batch_size=4, num_workers=0, image_size=32, shard_window=1)
