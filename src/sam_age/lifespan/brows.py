@@ -54,7 +54,7 @@ def grow_brows(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
     age, brows = cast.age, cast.person.brows
     side = torch.where(hair % 2 == 0, 1.0, -1.0)
     u = [uniforms(seed, hair, 110 + k) for k in range(5)]
-    density = brows.thickness * between(age, (0, 1, 5, 16, 70, 95), (0.28, 0.40, 0.70, 1.0, 0.85, 0.6)) * 0.74
+    density = brows.thickness * between(age, (0, 1, 5, 10, 16, 70, 95), (0.12, 0.20, 0.42, 0.75, 1.0, 0.85, 0.6)) * 0.74
     even = 0.5 - torch.sin(torch.asin((1 - 2 * u[0]).clamp(-1, 1)) / 3)  # of beta(2, 2), denser in the middle
     t = 0.35 * u[0] + 0.65 * even
     grown = between(age, (0, 8, 18), (0.25, 0.45, 1.0))

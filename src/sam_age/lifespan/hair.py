@@ -75,7 +75,7 @@ _WOMEN = {
     "fringe": (Cut(0.30, 0.28, 0.28, 0.013, 0.4, 0.6, 0.15, 0.4, 0.7, 0.10, 0.12, 16, 1, 0, 0), 1.5),
     "waves": (Cut(0.30, 0.27, 0.27, 0.022, 0.55, 0.7, 0.3, 0.4, 0.6, 0.22, 0.9, 26, 0, 0, 0), 2.5),
     "medium": (Cut(0.16, 0.11, 0.12, 0.017, 0.55, 0.75, 0.25, 0.3, 0.45, 0.16, 0.3, 20, 0, 0, 0), 1),
-    "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.07, 0.1, 16, 0, 1, 0), 1.5),
+    "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.07, 0.1, 16, 0, 1, 0), 0.8),
 }
 _AFRO_MEN = {
     "close": (Cut(0.010, 0.006, 0.006, 0.008, 1.4, 0, 0, 0, 0, 0.9, 0.6, 80, 0, 0, 0.3), 3),
@@ -83,11 +83,11 @@ _AFRO_MEN = {
     "full": (Cut(0.068, 0.050, 0.055, 0.026, 2.3, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 1),
 }
 _AFRO_WOMEN = {
-    "full": (Cut(0.085, 0.072, 0.075, 0.030, 2.4, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 2),
-    "large": (Cut(0.120, 0.105, 0.11, 0.040, 2.4, 0, 0, 0, 0.02, 0.7, 1.0, 60, 0, 0, 1.0), 1),
-    "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.08, 0.25, 50, 0, 1, 0), 2),
+    "full": (Cut(0.085, 0.072, 0.075, 0.030, 2.4, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 1.5),
+    "large": (Cut(0.120, 0.105, 0.11, 0.040, 2.4, 0, 0, 0, 0.02, 0.7, 1.0, 60, 0, 0, 1.0), 0.5),
+    "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.08, 0.25, 50, 0, 1, 0), 0.8),
     "long curls": (Cut(0.27, 0.25, 0.25, 0.036, 0.6, 0.7, 0.3, 0.3, 0.55, 0.3, 1.1, 34, 0, 0, 0.1), 3),
-    "straightened": (Cut(0.30, 0.26, 0.27, 0.012, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.15, 16, 0, 0, 0), 2),
+    "straightened": (Cut(0.30, 0.26, 0.27, 0.012, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.15, 16, 0, 0, 0), 3),
 }
 
 
@@ -102,6 +102,7 @@ class HairTraits:
     part: float  # metres of the parting to the person's left of the middle
     grey_from: float  # years
     grey_span: float  # years until all are grey
+    dyed: float  # share of the grey that dye hides until old age, 0-1
     balding: float  # 0 never, 1 bald in old age
     fine: float  # share of strands a person has, 1 = mean
     name: str  # of the cut
@@ -133,6 +134,7 @@ def draw_hair(dice: Dice, *, female: bool, ancestry: tuple[float, float, float])
         part=(1 if dice.chance("side", 0.5) else -1) * dice.uniform("part", 0, 0.035),
         grey_from=dice.normal("grey from", 44, 7),
         grey_span=dice.uniform("grey span", 18, 30),
+        dyed=dice.uniform("dyed", 0.6, 1.0) if female and dice.chance("dyes", 0.5) else 0.0,
         balding=0.0 if female else dice.uniform("balding") ** 1.2,
         fine=dice.uniform("fine", 0.85, 1.0),
         name=name,
@@ -178,9 +180,8 @@ def hair_colour(cast: Cast) -> Tensor:
 def greyness(cast: Cast) -> Tensor:
     """(B,) share of the hairs that are grey, 0-1."""
     hair = cast.person.hair
-    return step(-4, 0, cast.age - hair.grey_from - hair.grey_span * 0) * 0.02 + 0.98 * step(
-        torch.zeros_like(cast.age), hair.grey_span, cast.age - hair.grey_from
-    )
+    grey = step(torch.zeros_like(cast.age), hair.grey_span, cast.age - hair.grey_from)
+    return grey * (1 - hair.dyed * step(88, 68, cast.age))
 
 
 def _receding(cast: Cast) -> Tensor:

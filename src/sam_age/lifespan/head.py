@@ -46,21 +46,21 @@ _ASYMMETRY = 0.04  # standard deviation of the difference of each side of the fa
 
 # What a stage of life adds to the local targets at its fullest; both sides of the face alike.
 OLD = {
-    "head-age-incr": 0.55, "eye-bag-incr": 0.55, "eye-bag-out": 0.25, "neck-double-incr": 0.45,
-    "cheek-trans-up": -0.35, "mouth-angles-up": -0.13, "mouth-upperlip-height-incr": -0.38,
+    "head-age-incr": 0.85, "eye-bag-incr": 0.55, "eye-bag-out": 0.25, "neck-double-incr": 0.45,
+    "cheek-trans-up": -0.55, "mouth-angles-up": -0.13, "mouth-upperlip-height-incr": -0.38,
     "mouth-lowerlip-height-incr": -0.30, "mouth-upperlip-volume-incr": -0.45, "mouth-lowerlip-volume-incr": -0.38,
-    "eye-eyefold-up": -0.40, "eye-corner2-up": -0.22, "nose-point-up": -0.18, "nose-scale-vert-incr": 0.08,
-    "ear-scale-incr": 0.25, "ear-lobe-incr": 0.45, "forehead-temple-incr": -0.25, "cheek-inner-incr": -0.30,
-    "eye-height2-incr": -0.10, "eyebrows-trans-up": -0.2,
+    "eye-eyefold-up": -0.40, "eye-corner2-up": -0.22, "nose-point-up": -0.18, "nose-scale-vert-incr": 0.18,
+    "ear-scale-incr": 0.25, "ear-lobe-incr": 0.45, "forehead-temple-incr": -0.45, "cheek-inner-incr": -0.30, "head-fat-incr": -0.2,
+    "eye-height2-incr": -0.10, "eye-scale-incr": -0.2, "eyebrows-trans-up": -0.2,
 }  # fmt: skip
 CHILD = {
-    "chin-height-incr": -0.28, "chin-jaw-drop-incr": -0.35, "chin-prominent-incr": -0.25,
+    "chin-height-incr": -0.43, "chin-jaw-drop-incr": -0.35, "chin-prominent-incr": -0.25,
     "nose-scale-vert-incr": -0.22, "nose-scale-depth-incr": -0.22, "nose-scale-horiz-incr": -0.10,
     "nose-hump-incr": -0.3, "nose-point-up": 0.25, "eye-scale-incr": 0.30, "eye-height2-incr": 0.25,
-    "cheek-volume-incr": 0.30, "cheek-bones-incr": -0.3, "mouth-scale-horiz-incr": -0.32,
+    "cheek-volume-incr": 0.45, "cheek-bones-incr": -0.3, "mouth-scale-horiz-incr": -0.32,
     "mouth-scale-vert-incr": -0.15, "mouth-upperlip-volume-incr": -0.32, "mouth-lowerlip-volume-incr": -0.32,
     "mouth-lowerlip-height-incr": -0.15, "mouth-upperlip-height-incr": -0.12, "forehead-nubian-incr": 0.2,
-    "forehead-scale-vert-incr": -0.15, "eyebrows-trans-forward": -0.4, "head-scale-horiz-incr": 0.10,
+    "forehead-scale-vert-incr": -0.15, "eyebrows-trans-forward": -0.4, "head-scale-horiz-incr": 0.25,
     "neck-scale-horiz-incr": -0.25, "neck-scale-depth-incr": -0.2, "eyebrows-trans-up": 0.15,
 }  # fmt: skip
 INFANT = {
@@ -80,8 +80,8 @@ MAN = {
 }  # fmt: skip
 WOMAN = {
     "chin-width-incr": -0.25, "chin-height-incr": -0.15, "chin-bones-incr": -0.20, "chin-prominent-incr": -0.10,
-    "eyebrows-trans-forward": -0.35, "eyebrows-trans-up": 0.20, "nose-scale-horiz-incr": -0.18,
-    "nose-scale-depth-incr": -0.12, "nose-point-up": 0.10, "nose-hump-incr": -0.15, "eye-scale-incr": 0.18,
+    "eyebrows-trans-forward": -0.35, "eyebrows-trans-up": 0.38, "nose-scale-horiz-incr": -0.35,
+    "nose-scale-depth-incr": -0.30, "nose-point-up": 0.10, "nose-hump-incr": -0.15, "eye-scale-incr": 0.18,
     "mouth-upperlip-volume-incr": 0.14, "mouth-lowerlip-volume-incr": 0.12, "cheek-bones-incr": 0.10,
     "forehead-nubian-incr": 0.10, "neck-scale-horiz-incr": -0.22, "neck-scale-depth-incr": -0.12,
 }  # fmt: skip

@@ -37,10 +37,10 @@ def draw_skin(dice: Dice, ancestry: tuple[float, float, float], *, female: bool)
     low, high = (sum(share * limits[k] for share, limits in zip(ancestry, _MELANIN, strict=True)) for k in (0, 1))
     fair = ancestry[2] > 0.6
     return SkinTraits(
-        melanin=dice.uniform("melanin", low, high) * (0.93 if female else 1.05),
+        melanin=dice.uniform("melanin", low, high) * (0.88 if female else 1.05),
         haemoglobin=dice.uniform("haemoglobin", 0.45, 0.8) * (0.95 if female else 1.05),
         freckles=max(0.0, dice.normal("freckles", -0.3, 0.5)) if fair else 0.0,
-        makeup=dice.uniform("makeup", 0.25, 1) if female and dice.chance("wears makeup", 0.65) else 0.0,
+        makeup=dice.uniform("makeup", 0.25, 1) if female and dice.chance("wears makeup", 0.75) else 0.0,
         lipstick=dice.choice("lipstick", _LIPSTICKS),
         grain=(dice.uniform("grain x"), dice.uniform("grain y")),
     )
@@ -117,7 +117,7 @@ def paint_skin(cast: Cast, surface: Surface, textures: Tensor, scale: Tensor) ->
     bristle = 1 - (root * (1 - 0.5 * grey) + 0.35 * 0.5 * grey).clamp(max=1)
     albedo = albedo * (1 - 0.55 * shaven[:, None] * at(bristle, b))
 
-    makeup = at(person.skin.makeup, b) * step(14, 20, age) * (1 - 0.35 * step(65, 90, age))
+    makeup = at(person.skin.makeup, b) * step(14, 20, age) * (1 - 0.15 * step(65, 90, age))
     lip = tone(melanin * 0.85 + 0.12, red + 0.62 + 0.43 * step(8, 18, age) - 0.35 * old)
     painted = at(person.skin.lipstick, b) * (0.5 + 1.5 * lip.mean(1, keepdim=True))
     lip = lip + 0.6 * makeup[:, None] * (painted - lip)
