@@ -95,6 +95,8 @@ def write_weights(stage: Stage, folder: str | Path, *, half: bool) -> list[Path]
 def take_weights(stage: Stage, folder: str | Path) -> None:
     """Start from the files that `write_weights` wrote; the optimizer starts afresh.
 
+    What has no parameters (counters, a probability) may be missing: a stage may have gained it since.
+
     Raises:
         InputError: a file is missing, or is another network's.
     """
@@ -102,13 +104,16 @@ def take_weights(stage: Stage, folder: str | Path) -> None:
 
     folder = Path(folder)
     files = {name: folder / f"{name}.safetensors" for name in stage.networks()}
-    if missing := [path.name for path in files.values() if not path.is_file()]:
+    networks = stage.networks()
+    needed = [files[name] for name, network in networks.items() if list(network.parameters())]
+    if missing := [path.name for path in needed if not path.is_file()]:
         raise InputError(
             f"start={folder} lacks {', '.join(missing)}: give the folder weights/ of a run of this stage, "
-            f"with {', '.join(path.name for path in files.values())}."
+            f"with {', '.join(path.name for path in needed)}."
         )
-    for name, network in stage.networks().items():
-        load_into(network, files[name])
+    for name, network in networks.items():
+        if files[name].is_file():
+            load_into(network, files[name])
     log.info("Starts from the weights in %s: at step 0, without the state of the optimizer that made them.", folder)
 
 

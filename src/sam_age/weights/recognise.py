@@ -137,10 +137,12 @@ def _ours(contents: Contents) -> Checkpoint:
 def _lightning(contents: Contents, tree: Mapping[str, Any], state: dict[str, Tensor]) -> Checkpoint | None:
     sam = under(state, "sam.")
     if not any(name.startswith("encoder.") for name in sam):
+        if generator := under(state, "generator_ema."):
+            return _gan(tree, generator)
         if "pytorch-lightning_version" in tree:
             raise InputError(
-                f"{contents.path} is a Lightning checkpoint, but holds no SAM (no sam.encoder.*; "
-                f"its tensors are {_names(state)})."
+                f"{contents.path} is a Lightning checkpoint, but holds no SAM (no sam.encoder.*; its tensors are "
+                f"{_names(state)}). A stage's networks are in the folder weights/ of its run."
             )
         return None
     notes = []
@@ -151,6 +153,13 @@ def _lightning(contents: Contents, tree: Mapping[str, Any], state: dict[str, Ten
         notes.append("took the averaged (EMA) encoder")
     config = tree.get("network") or sam_config(sam)
     return Checkpoint("SAM", "a sam-train checkpoint", config, sam, notes=notes)
+
+
+def _gan(tree: Mapping[str, Any], generator: dict[str, Tensor]) -> Checkpoint:
+    config = (tree.get("network") or {}).get("generator") or shapes.generator(generator)
+    latent_avg = tree.get("latent_avg")
+    notes = ["took the averaged (EMA) generator"]
+    return Checkpoint("Generator", "a GAN's sam-train checkpoint", config, generator, latent_avg, notes=notes)
 
 
 # ---- the authors' --------------------------------------------------------------------------------------

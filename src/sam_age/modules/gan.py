@@ -1,0 +1,354 @@
+"""StyleGAN2's training stage: a generator of faces, and the discriminator that it learns from.
+
+Sources: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN" (losses, lazy regularisation, path
+lengths, appendix B); Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (adaptive
+augmentation, the weight of R1 by image size, the average's half-life).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sam_age.data.ada import AdaptiveAugment
+from sam_age.errors import InputError
+from sam_age.evaluation.kid import KernelDistance, embed
+from sam_age.models.stylegan2 import Discriminator, Generator
+from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed
+
+Batch = Mapping[str, Tensor]
+
+CENTRE_SAMPLES = 16384
+"""Codes whose mean is the centre of W: their spread over 128 is less than a percent."""
+
+
+def real_loss(scores: Tensor) -> Tensor:
+    """Small where scores say "real": mean softplus(-score), the non-saturating logistic loss.
+
+    >>> real_loss(torch.tensor([0.0]))  # log 2
+    tensor(0.6931)
+    """
+    return F.softplus(-scores).mean()
+
+
+def fake_loss(scores: Tensor) -> Tensor:
+    """Small where scores say "fake": mean softplus(score)."""
+    return F.softplus(scores).mean()
+
+
+def r1_penalty(discriminator: nn.Module, faces: Tensor) -> Tensor:
+    """Mean squared length of the scores' gradient at real faces (N, 3, H, W), a scalar to descend.
+
+    Source: Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?"
+    """
+    faces = faces.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(faces).sum(), faces, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+def path_lengths(images: Tensor, w_plus: Tensor, directions: Tensor) -> Tensor:
+    """How far each image moves, along a random direction, when its code does: (N,), to descend.
+
+    Args:
+        images: (N, 3, H, W), made from w_plus with gradients.
+        w_plus: (N, n_latent, style_dim).
+        directions: unit normal, like images.
+
+    Source: StyleGAN2, section 3.2: |J_w^T y|, a root mean square over layers.
+    """
+    scale = math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad((images * directions).sum() / scale, w_plus, create_graph=True)
+    return gradient.square().sum(2).mean(1).sqrt()
+
+
+class Progress(nn.Module):
+    """What training knows beside weights, as buffers, so that it is saved with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {}
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))  # real faces seen so far, on all ranks
+        self.register_buffer("path_length", torch.zeros(()))  # its running mean
+
+
+class GANModule(Stage):
+    """Trains StyleGAN2. A step (`global_step`, `trainer.max_steps`) is one update of the generator.
+
+    Args:
+        generator, discriminator: of one image size.
+        optimizer: called with the parameters of each; its lr and betas are those without lazy regularisation, and are
+            corrected for the additional steps that it takes.
+        features: images -> features for KID (see `embed`); None: no KID.
+        augment: of all that the discriminator sees; None: nothing is changed.
+        r1_gamma: weight of R1; None: 0.0002 size^2 / (faces a step on all ranks).
+        r1_every, path_every: steps between regularisations, which then count that often.
+        path_weight: of path-length regularisation; 0 leaves it out.
+        path_share: it uses a batch this many times smaller.
+        path_decay: share of a new batch in the running mean of path lengths.
+        mixing: probability that an image's layers take their style from two codes.
+        ema_half_life: of the averaged generator, in images; None follows
+        ema_ramp: in the beginning the half-life is this share of the images seen.
+        fakes_per_face: made for KID for each held-out face.
+        seed: with step and rank, decides every random draw.
+    """
+
+    left_out = ("features.",)
+    averages_weights = True
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        optimizer: OptimizerFactory,
+        *,
+        features: nn.Module | None = None,
+        augment: AdaptiveAugment | None = None,
+        r1_gamma: float | None = None,
+        r1_every: int = 16,
+        path_weight: float = 2.0,
+        path_every: int = 4,
+        path_share: int = 2,
+        path_decay: float = 0.01,
+        mixing: float = 0.9,
+        ema_half_life: float = 10_000,
+        ema_ramp: float = 0.05,
+        fakes_per_face: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if generator.size != discriminator.config["size"]:
+            raise InputError(
+                f"The generator makes {generator.size} pixels, the discriminator takes {discriminator.config['size']}: "
+                "set model.generator.size and model.discriminator.size to one number."
+            )
+        if min(r1_every, path_every, path_share, fakes_per_face) < 1:
+            raise InputError("r1_every, path_every, path_share and fakes_per_face are at least 1.")
+        self.automatic_optimization = False  # two networks, and up to four steps of their optimizers
+        self.generator, self.discriminator = generator, discriminator
+        self.generator_ema: Generator = copy.deepcopy(generator).requires_grad_(False).eval()
+        self.optimizer_factory = optimizer
+        self.features = None if features is None else features.requires_grad_(False).eval()
+        self.augment = augment
+        self.progress = Progress()
+        self.r1_gamma, self.r1_every = r1_gamma, r1_every
+        self.path_weight, self.path_every, self.path_share = path_weight, path_every, path_share
+        self.path_decay, self.mixing = path_decay, mixing
+        self.ema_half_life, self.ema_ramp = ema_half_life, ema_ramp
+        self.fakes_per_face, self.seed = fakes_per_face, seed
+        self.kid = KernelDistance()
+        self.images = 0  # progress.images on the host
+        self.lazy: dict[str, Tensor] = {}  # what the latest regularisations found, for the log
+
+    # ---- one step ----------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One update: the discriminator tells real from fake, then the generator learns to pass for real.
+
+        batch["faces"]: (N, 3, size, size), RGB in [-1, 1].
+        """
+        faces, step = batch["faces"], self.global_step
+        torch.manual_seed(mix_seed(self.seed, step, self.global_rank))  # so that a resumed run draws the same
+
+        with torch.no_grad():
+            fakes = self.generator.synthesize(self.codes(len(faces)), noise="random")
+        real_scores = self.discriminator(self.augmented(faces))
+        fake_scores = self.discriminator(self.augmented(fakes))
+        discriminator_loss = real_loss(real_scores) + fake_loss(fake_scores)
+        self.descend(discriminator_loss, self.discriminator)
+        if step % self.r1_every == 0:
+            self.regularise_discriminator(faces)
+
+        fakes = self.generator.synthesize(self.codes(len(faces)), noise="random")
+        generator_loss = real_loss(self.discriminator(self.augmented(fakes)))
+        self.descend(generator_loss, self.generator, counts=True)
+        if step % self.path_every == 0 and self.path_weight:
+            self.regularise_generator(len(faces))
+
+        self.update_average(len(faces) * self.trainer.world_size)
+        if self.augment is not None:
+            self.augment.observe(real_scores.detach(), step + 1, self.over_ranks)
+        self.last_loss = (discriminator_loss + generator_loss).detach()
+        self.log_step(discriminator_loss, generator_loss, real_scores, fake_scores)
+
+    def codes(self, count: int) -> Tensor:
+        """Random w+ (count, n_latent, style_dim): up to a random layer from one z, from there on from another."""
+        generator = self.generator
+        z = torch.randn(2 * count, generator.style_dim, device=self.device, dtype=generator.input.input.dtype)
+        first, second = generator.mapping(z)[:, None].chunk(2)
+        cut = torch.randint(1, generator.n_latent, (count, 1, 1), device=self.device)
+        mixed = torch.rand(count, 1, 1, device=self.device) < self.mixing
+        layer = torch.arange(generator.n_latent, device=self.device)[None, :, None]
+        return torch.where(mixed & (layer >= cut), second, first)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        return images if self.augment is None else self.augment(images)
+
+    def regularise_discriminator(self, faces: Tensor) -> None:
+        """R1, at the faces as the discriminator sees them; in float32, as squares of small gradients need it."""
+        with torch.autocast(self.device.type, enabled=False):
+            r1 = r1_penalty(self.discriminator, self.augmented(faces))
+            gamma = self.r1_gamma
+            if gamma is None:
+                gamma = 0.0002 * self.generator.size**2 / (len(faces) * self.trainer.world_size)
+            self.descend(self.r1_every * gamma / 2 * r1, self.discriminator)
+        self.lazy["r1"] = r1.detach()
+
+    def regularise_generator(self, count: int) -> None:
+        """Path lengths drawn towards their running mean, on a smaller batch; in float32."""
+        with torch.autocast(self.device.type, enabled=False):
+            w_plus = self.codes(max(1, count // self.path_share))
+            images = self.generator.synthesize(w_plus, noise="random")
+            lengths = path_lengths(images, w_plus, torch.randn_like(images))
+            mean = self.progress.path_length
+            mean.lerp_(self.over_ranks(lengths.detach().mean()), self.path_decay)
+            penalty = (lengths - mean).square().mean()
+            self.descend(self.path_every * self.path_weight * penalty, self.generator)
+        self.lazy |= {"path_length": lengths.detach().mean(), "path_penalty": penalty.detach()}
+
+    def descend(self, loss: Tensor, network: nn.Module, *, counts: bool = False) -> None:
+        """One step of the network's own optimizer; no other network gets a gradient. counts: in `global_step`.
+
+        A parameter on which the loss does not depend (ToRGB's bias, in path lengths) takes no step.
+        """
+        parameters = list(network.parameters())
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        self.average_over_ranks([gradient for gradient in gradients if gradient is not None])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        which = 0 if network is self.generator else 1
+        # Lightning counts the steps of its own wrappers, and a step of ours has up to four
+        self.optimizers(use_pl_optimizer=counts)[which].step()
+        for parameter in parameters:
+            parameter.grad = None
+        torch.clear_autocast_cache()  # the rest of the step must not meet copies of the old weights
+
+    @torch.no_grad()
+    def update_average(self, images: int) -> None:
+        """Move the averaged generator towards the trained one. images: of this step, on all ranks."""
+        self.images += images
+        self.progress.images += images
+        half_life = min(self.ema_half_life, self.ema_ramp * self.images) if self.ema_ramp else self.ema_half_life
+        decay = 0.5 ** (images / half_life) if half_life else 0.0
+        averaged, trained = list(self.generator_ema.parameters()), list(self.generator.parameters())
+        torch._foreach_lerp_(averaged, trained, 1 - decay)  # buffers are constants
+
+    def log_step(self, discriminator_loss: Tensor, generator_loss: Tensor, real: Tensor, fake: Tensor) -> None:
+        """Everything stays on the device until a line of the log is written. The latest of what is lazy."""
+        logged = {
+            "discriminator_loss": discriminator_loss.detach(),
+            "generator_loss": generator_loss.detach(),
+            "real_score": real.detach().mean(),
+            "fake_score": fake.detach().mean(),
+            "real_sign": real.detach().sign().mean(),  # overfitting: near 1
+            "images": self.progress.images.float(),
+            **self.lazy,
+        }
+        if self.augment is not None:
+            logged["augment_probability"] = self.augment.probability.clone()
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(real))
+
+    # ---- ranks -------------------------------------------------------------------------------------
+
+    def over_ranks(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all ranks."""
+        if self.trainer.world_size > 1:
+            dist.all_reduce(value)
+            value = value / self.trainer.world_size
+        return value
+
+    def average_over_ranks(self, gradients: Sequence[Tensor]) -> None:
+        """In place, in one exchange. DDP's own hooks see none of these gradients: they await one backward a step."""
+        if self.trainer.world_size == 1:
+            return
+        together = self.over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = together.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    # ---- optimizers and modes ----------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """The generator's and the discriminator's, with lr and betas for k + 1 steps where k are without R1's or path
+        lengths': StyleGAN2, appendix B."""
+        return [
+            lazily(self.optimizer_factory(self.generator.parameters()), self.path_every if self.path_weight else None),
+            lazily(self.optimizer_factory(self.discriminator.parameters()), self.r1_every),
+        ]
+
+    def on_fit_start(self) -> None:
+        if str(self.trainer.precision).startswith("16"):
+            raise InputError("Gradients of gradients overflow float16: set trainer.precision=bf16-mixed or 32-true.")
+
+    def on_train_start(self) -> None:
+        self.images = int(self.progress.images)
+
+    # ---- validation --------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Features of held-out faces, and of as many faces made of fixed z for each."""
+        faces = batch["faces"]
+        if self.features is None or len(faces) == 0:  # none of its pictures could be read
+            return
+        self.kid.update(embed(self.features, faces), real=True)
+        for fakes in self.fixed_fakes(batch["index"]):
+            self.kid.update(embed(self.features, fakes), real=False)
+
+    def fixed_fakes(self, index: Tensor) -> Iterator[Tensor]:
+        """`fakes_per_face` batches, a face for each number (N,), the same at every validation; clipped to [-1, 1]."""
+        seeds = [torch.Generator().manual_seed(mix_seed(number)) for number in index.tolist()]
+        for _ in range(self.fakes_per_face):
+            z = torch.stack([torch.randn(self.generator.style_dim, generator=seed) for seed in seeds])
+            yield self.generator_ema(z.to(self.device), noise="stored").clamp(-1, 1)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.features is not None:
+            self.log("val/kid", self.kid.compute(), sync_dist=False)  # the metric has seen all ranks' features
+            self.kid.reset()
+
+    @torch.no_grad()
+    def sample(self, z: Tensor, truncation: float) -> Tensor:
+        """z (N, style_dim) -> (N, 3, size, size), by the averaged generator, with its stored noise."""
+        return self.generator_ema(z, truncation=truncation, truncation_latent=self.centre(), noise="stored")
+
+    def centre(self) -> Tensor:
+        """The averaged generator's mean w (style_dim,), from a fixed sample."""
+        return self.generator_ema.mean_latent(CENTRE_SAMPLES, torch.Generator().manual_seed(0))[0]
+
+    # ---- what a checkpoint holds -------------------------------------------------------------------
+
+    def networks(self) -> dict[str, nn.Module]:
+        """`generator_ema` is what other stages want, with its centre of W; the others, to go on training."""
+        self.generator_ema.latent_avg.copy_(self.centre())
+        made = {
+            "generator_ema": self.generator_ema,
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "progress": self.progress,
+        }
+        return made if self.augment is None else made | {"augment": self.augment}
+
+    def network_config(self) -> dict[str, Any]:
+        return {"generator": self.generator.config, "discriminator": self.discriminator.config}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["latent_avg"] = self.centre()  # as in rosinality's files
+
+
+def lazily(optimizer: Optimizer, every: int | None) -> Optimizer:
+    """Correct an optimizer for one more step each `every` of them: lr and the logarithms of betas by k / (k + 1)."""
+    if every is not None:
+        share = every / (every + 1)
+        for group in optimizer.param_groups:
+            group["lr"] *= share
+            if "betas" in group:
+                group["betas"] = tuple(beta**share for beta in group["betas"])
+    return optimizer
