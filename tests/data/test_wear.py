@@ -5,7 +5,7 @@ import torch
 
 from sam_age.data.wear import Wear
 
-NOTHING = {"shift": 0.0, "turn": 0.0, "zoom": 0.0, "colour": 0.0, "grey": 0.0, "blur": 0.0, "coarse": 0.0,
+NOTHING = {"shift": 0.0, "turn": 0.0, "zoom": 0.0, "colour": 0.0, "hue": 0.0, "grey": 0.0, "blur": 0.0, "coarse": 0.0,
            "noise": 0.0, "jpeg": 0.0, "hide": 0.0}  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_noise_has_the_deviation_that_is_asked_for():
 
 
 def test_faces_are_hidden_turned_and_recoloured_each_by_its_own_draw(faces):
-    for what in ({"hide": 1.0}, {"turn": 10.0}, {"colour": 0.3}, {"jpeg": 1.0}):
+    for what in ({"hide": 1.0}, {"turn": 10.0}, {"colour": 0.3}, {"hue": 0.05}, {"jpeg": 1.0}):
         same = faces[:1].expand(6, -1, -1, -1)
         result = worn(Wear(**NOTHING | what), same)
         if what != {"jpeg": 1.0}:  # whose quality alone is drawn, and rounds alike

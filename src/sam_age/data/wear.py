@@ -23,7 +23,8 @@ class Wear(nn.Module):
         shift: largest shift, as a share of the side, and
         turn: rotation, degrees, and
         zoom: change of size, as a share; alignment is never exact.
-        colour: how far brightness, contrast and saturation move, as a share; hue moves by a tenth of it.
+        colour: how far brightness, contrast and saturation move, as a share.
+        hue: how far it moves, as a share of the circle; skin is told by little of it.
         grey: probability of no colour at all.
         blur: probability of a Gaussian blur, and
         blur_sigma: its range, pixels.
@@ -43,6 +44,7 @@ class Wear(nn.Module):
         turn: float = 6.0,
         zoom: float = 0.08,
         colour: float = 0.25,
+        hue: float = 0.01,
         grey: float = 0.05,
         blur: float = 0.3,
         blur_sigma: tuple[float, float] = (0.3, 2.5),
@@ -60,9 +62,7 @@ class Wear(nn.Module):
         kernel = 2 * round(2.5 * high) + 1
         self.before = K.AugmentationSequential(
             K.RandomAffine(turn, (shift, shift), (1 - zoom, 1 + zoom), padding_mode="reflection", p=0.8),
-            K.ColorJiggle(
-                (1 - colour, 1 + colour), (1 - colour, 1 + colour), (1 - colour, 1 + colour), colour / 10, p=0.8
-            ),
+            K.ColorJitter(colour, colour, colour, hue, p=0.8),
             K.RandomGrayscale(p=grey),
             K.RandomGaussianBlur((kernel, kernel), (low, high), p=blur),
         )
