@@ -188,6 +188,25 @@ def test_bfloat16_training_stays_close_to_float32(faces: torch.Tensor) -> None:
     assert half.lazy["path_length"].dtype == torch.float32
 
 
+def test_the_order_of_channels_in_memory_changes_nothing_but_rounding(faces: torch.Tensor) -> None:
+    plain, last = tiny_gan(), tiny_gan(channels_last=True)
+    fit(plain, faces, steps=2)
+    fit(last, faces, steps=2)
+    _, features = last.generator.synthesize(last.codes(2), return_features=True)
+    assert features.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last.last_loss, plain.last_loss, rtol=1e-3, atol=0)
+
+
+@pytest.mark.slow
+def test_compiled_passes_change_nothing_but_rounding_and_noise(faces: torch.Tensor) -> None:
+    """The generator adds no noise yet, so that both draw the same."""
+    plain, compiled = tiny_gan(), tiny_gan(compiled=True)
+    fit(plain, faces, steps=2)
+    fit(compiled, faces, steps=2)
+    torch.testing.assert_close(compiled.last_loss, plain.last_loss, rtol=1e-2, atol=0)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_half_precision_is_refused() -> None:
     module = tiny_gan()
     module._trainer = SimpleNamespace(precision="16-mixed")  # on a CPU Lightning would make it bf16-mixed

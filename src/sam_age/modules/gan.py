@@ -97,6 +97,8 @@ class GANModule(Stage):
         ema_half_life: of the averaged generator, in images; None follows
         ema_ramp: in the beginning the half-life is this share of the images seen.
         fakes_per_face: made for KID for each held-out face.
+        compiled: torch.compile for the losses' passes; the regularisations, with gradients of gradients, cannot be.
+        channels_last: pictures and features with their channels innermost, which some GPUs convolve faster.
         seed: with step and rank, decides every random draw.
     """
 
@@ -121,6 +123,8 @@ class GANModule(Stage):
         ema_half_life: float = 10_000,
         ema_ramp: float = 0.05,
         fakes_per_face: int = 4,
+        compiled: bool = False,
+        channels_last: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -143,6 +147,8 @@ class GANModule(Stage):
         self.path_decay, self.mixing = path_decay, mixing
         self.ema_half_life, self.ema_ramp = ema_half_life, ema_ramp
         self.fakes_per_face, self.seed = fakes_per_face, seed
+        self.compiled, self.channels_last = compiled, channels_last
+        self.make, self.score = generator.synthesize, discriminator.forward
         self.kid = KernelDistance()
         self.images = 0  # progress.images on the host
         self.lazy: dict[str, Tensor] = {}  # what the latest regularisations found, for the log
@@ -155,19 +161,21 @@ class GANModule(Stage):
         batch["faces"]: (N, 3, size, size), RGB in [-1, 1].
         """
         faces, step = batch["faces"], self.global_step
+        if self.channels_last:
+            faces = faces.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(mix_seed(self.seed, step, self.global_rank))  # so that a resumed run draws the same
 
         with torch.no_grad():
-            fakes = self.generator.synthesize(self.codes(len(faces)), noise="random")
-        real_scores = self.discriminator(self.augmented(faces))
-        fake_scores = self.discriminator(self.augmented(fakes))
+            fakes = self.make(self.codes(len(faces)), noise="random")
+        real_scores = self.score(self.augmented(faces))
+        fake_scores = self.score(self.augmented(fakes))
         discriminator_loss = real_loss(real_scores) + fake_loss(fake_scores)
         self.descend(discriminator_loss, self.discriminator)
         if step % self.r1_every == 0:
             self.regularise_discriminator(faces)
 
-        fakes = self.generator.synthesize(self.codes(len(faces)), noise="random")
-        generator_loss = real_loss(self.discriminator(self.augmented(fakes)))
+        fakes = self.make(self.codes(len(faces)), noise="random")
+        generator_loss = real_loss(self.score(self.augmented(fakes)))
         self.descend(generator_loss, self.generator, counts=True)
         if step % self.path_every == 0 and self.path_weight:
             self.regularise_generator(len(faces))
@@ -286,6 +294,11 @@ class GANModule(Stage):
     def on_fit_start(self) -> None:
         if str(self.trainer.precision).startswith("16"):
             raise InputError("Gradients of gradients overflow float16: set trainer.precision=bf16-mixed or 32-true.")
+        if self.compiled:
+            self.make, self.score = torch.compile(self.make), torch.compile(self.score)
+        if self.channels_last:  # from its first map on, every other follows
+            self.generator.input.to(memory_format=torch.channels_last)
+            self.generator_ema.input.to(memory_format=torch.channels_last)
 
     def on_train_start(self) -> None:
         self.images = int(self.progress.images)
