@@ -28,8 +28,8 @@ class FacesDataset(Dataset[dict[str, Any]]):
 
     A sample is {"faces": uint8 (3, size, size), "index": its number in the source, "age": float years, NaN
     where unknown, "skipped": pictures that could not be read on the way to it} and the source's `labels`, if it has
-    any; "skipped" alone where there is no picture (see `replace`, and `collate`). Whether it is mirrored depends on (seed, epoch,
-    index) alone.
+    any; "skipped" alone where there is no picture (see `replace`, and `collate`). Whether it is mirrored depends on
+    (seed, epoch, index) alone.
 
     Args:
         source: where the pictures are.

@@ -96,7 +96,9 @@ class Subset:
         self.source, self.indices = source, list(indices)
         outside = [index for index in self.indices if not 0 <= index < len(source)]
         if outside:
-            raise InputError(f"Picture {outside[0]} is wanted of {len(source)}, the first {source.name(0)}: are all there?")
+            raise InputError(
+                f"Picture {outside[0]} is wanted of {len(source)}, the first {source.name(0)}: are all there?"
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
