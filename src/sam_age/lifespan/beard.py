@@ -113,4 +113,5 @@ def grow_beard(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
     turned = step(-0.08, 0.08, grey * 1.16 - 0.08 - uniforms(seed, hair, 149))[:, None]
     colour = at(hair_colour(cast), b) * 0.9
     colour = colour * (1 - turned) + turned * colour.new_tensor(_GREY)
-    return Strands(points, b, torch.ones_like(grey), normals(seed, hair, 148).clamp(-2, 2), colour)
+    whole = torch.ones_like(grey)
+    return Strands(points, b, whole, normals(seed, hair, 148).clamp(-2, 2), colour, whole)

@@ -54,7 +54,7 @@ def grow_brows(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
     age, brows = cast.age, cast.person.brows
     side = torch.where(hair % 2 == 0, 1.0, -1.0)
     u = [uniforms(seed, hair, 110 + k) for k in range(5)]
-    density = brows.thickness * between(age, (0, 1, 5, 10, 16, 70, 95), (0.12, 0.20, 0.42, 0.75, 1.0, 0.85, 0.6)) * 0.74
+    density = brows.thickness * between(age, (0, 1, 5, 10, 16, 70, 95), (0.25, 0.35, 0.55, 0.8, 1.0, 0.85, 0.6)) * 0.74
     even = 0.5 - torch.sin(torch.asin((1 - 2 * u[0]).clamp(-1, 1)) / 3)  # of beta(2, 2), denser in the middle
     t = 0.35 * u[0] + 0.65 * even
     grown = between(age, (0, 8, 18), (0.25, 0.45, 1.0))
@@ -112,7 +112,8 @@ def _strands(cast: Cast, points: Tensor, b: Tensor, seed: Tensor, hair: Tensor, 
     turned = step(-0.08, 0.08, grey * 1.16 - 0.08 - uniforms(seed, hair, 119))[:, None]
     colour = (at(hair_colour(cast), b) * dark).clamp(min=0.004)
     colour = colour * (1 - turned) + turned * colour.new_tensor(_GREY)
-    return Strands(points, b, torch.ones_like(grey), normals(seed, hair, 118).clamp(-2, 2), colour)
+    fine = at(between(cast.age, (0, 2, 10), (0.35, 0.55, 1.0)), b)
+    return Strands(points, b, torch.ones_like(grey), normals(seed, hair, 118).clamp(-2, 2), colour, fine)
 
 
 @lru_cache(maxsize=4)

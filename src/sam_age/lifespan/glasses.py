@@ -70,7 +70,9 @@ def frames(cast: Cast, heads: Heads, asset: HeadAsset) -> tuple[Tensor, Tensor, 
     power = (2 / traits.squareness)[:, None]
     across = traits.width[:, None] * angle.cos().sign() * angle.cos().abs() ** power
     upright = traits.height[:, None] * angle.sin().sign() * angle.sin().abs() ** power
+    bridge_of_nose = heads.vertices[:, _bridge(asset), 1]
     front = heads.eyes[..., 1].amin(1) - heads.eye_radius - 0.0075 * heads.scale
+    front = torch.minimum(front, bridge_of_nose + 0.003 * heads.scale)
     level = heads.eyes[..., 2].mean(1) - 0.0025 * heads.scale
 
     pieces, outer, inner = [], [], []
@@ -165,6 +167,12 @@ def _top_of_ear(asset: HeadAsset, side: float) -> int:
     """The vertex where the ear leaves the head at the top."""
     ear = (asset.ears > 0.5) & (asset.template[:, 0] * side > 0)
     return int(torch.where(ear, asset.template[:, 2], torch.full_like(asset.ears, -1)).argmax())
+
+
+def _bridge(asset: HeadAsset) -> int:
+    """The foremost vertex between the eyes, which spectacles rest on."""
+    between_eyes = (asset.template[:, 0].abs() < 0.003) & ((asset.template[:, 2] - 0.900).abs() < 0.004)
+    return int(torch.where(between_eyes, asset.template[:, 1], torch.ones_like(asset.ears)).argmin())
 
 
 def _tube(line: Tensor, radius: Tensor, scale: Tensor, *, closed: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -160,7 +160,7 @@ def worn(cast: Cast) -> dict[str, Tensor]:
     """The hairdo of each portrait, (B,) for each field of `Cut`: a baby's, a child's, an adult's, an old person's."""
     hair, age = cast.person.hair, cast.age
     old = step(0, 20, age - hair.old_from)
-    grown = step(0.4, 4.0, age)
+    grown = step(0.3, 11.0, age)
     short = between(age, (0, 4, 10, 15), (0.45, 0.62, 0.85, 1.0))  # children's hair has not had the time
     out = {}
     for field in fields(Cut):
@@ -244,7 +244,7 @@ def _density(cast: Cast, cut: dict[str, Tensor], roots: Tensor, b: Tensor) -> Te
     edge = step(torch.full_like(margin, -0.003), at(0.006 + 0.006 * step(40, 55, age), b), margin)
     length = torch.maximum(cut["top"], cut["back"])
     share = between(length, (0.005, 0.05, 0.2, 0.4), (1.0, 0.86, 0.72, 0.62)) * cast.person.hair.fine
-    share = share * (1 - 0.30 * step(50, 92, age)) * between(age, (0, 1, 2.5, 4), (0.22, 0.45, 0.85, 1.0))
+    share = share * (1 - 0.30 * step(50, 92, age)) * between(age, (0, 1, 3), (0.45, 0.65, 1.0))
     nape = torch.atan2(roots[:, 0], -(roots[:, 1] - CENTRE[1])).abs()
     hidden = step(2.1, 2.4, nape) * step(0.995, 0.985, roots[:, 2]) * at(0.75 - 0.2 * step(0.07, 0.12, cut["back"]), b)
     return edge * at(share, b) * (1 - 0.97 * _bald_crown(roots, at(_bald(cast), b))) * (1 - hidden)
@@ -264,7 +264,8 @@ def grow_hair(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
     points, layer, tint = growth.grown(step(1.0, 0.85, chance))
     colour = _coloured(cast, portrait, root, canonical)
     kept = (~growth.across_the_face(points)).nonzero()[:, 0]
-    return Strands(points[kept], portrait[kept], layer[kept], tint[kept], colour[kept])
+    fine = at(between(cast.age, (0, 1, 3), (0.28, 0.55, 1.0)), portrait)
+    return Strands(*(field[kept] for field in (points, portrait, layer, tint, colour, fine)))
 
 
 def _coloured(cast: Cast, b: Tensor, root: Tensor, canonical: Tensor) -> Tensor:
@@ -294,6 +295,9 @@ class _Growth:
         self.canonical = canonical[root]
         self.scale, self.centre = at(heads.scale, b), at(heads.centre, b)
         self.hull = Hull(heads, asset)
+        # the hull is smooth and so lies a little off the head, which short hair must not
+        radius = (self.start - self.centre).norm(dim=1)
+        self.gap = self.hull.radius((self.start - self.centre) / radius[:, None], b) - radius
         self.cut = {name: at(value, b) for name, value in cut.items()}
         self.part = at(cast.person.hair.part, b)
         self.thin = at(1 - 0.35 * step(60, 92, cast.age), b)
@@ -384,6 +388,7 @@ class _Growth:
         away = p - self.centre
         radius = away.norm(dim=1)
         surface = self.hull.radius(away / radius[:, None], self.b) + 0.0012 * self.scale
+        surface = surface - self.gap * torch.exp(-(k + 1) / STEPS * self.length / 0.03)
         surface = surface + volume * self.layer * min(1.0, (k + 1) / 4) ** 0.7
         if k == 0:
             surface = torch.minimum(surface, radius + 0.002)

@@ -50,26 +50,26 @@ OLD = {
     "cheek-trans-up": -0.55, "mouth-angles-up": -0.13, "mouth-upperlip-height-incr": -0.38,
     "mouth-lowerlip-height-incr": -0.30, "mouth-upperlip-volume-incr": -0.45, "mouth-lowerlip-volume-incr": -0.38,
     "eye-eyefold-up": -0.40, "eye-corner2-up": -0.22, "nose-point-up": -0.18, "nose-scale-vert-incr": 0.18,
-    "ear-scale-incr": 0.25, "ear-lobe-incr": 0.45, "forehead-temple-incr": -0.45, "cheek-inner-incr": -0.30, "head-fat-incr": -0.2,
-    "eye-height2-incr": -0.10, "eye-scale-incr": -0.2, "eyebrows-trans-up": -0.2,
+    "ear-scale-incr": 0.25, "ear-lobe-incr": 0.45, "forehead-temple-incr": -0.45, "cheek-inner-incr": -0.30,
+    "head-fat-incr": -0.2, "eye-height2-incr": -0.10, "eye-scale-incr": -0.2, "eyebrows-trans-up": -0.2,
 }  # fmt: skip
 CHILD = {
-    "chin-height-incr": -0.43, "chin-jaw-drop-incr": -0.35, "chin-prominent-incr": -0.25,
+    "chin-height-incr": -0.56, "chin-jaw-drop-incr": -0.35, "chin-prominent-incr": -0.25,
     "nose-scale-vert-incr": -0.22, "nose-scale-depth-incr": -0.22, "nose-scale-horiz-incr": -0.10,
     "nose-hump-incr": -0.3, "nose-point-up": 0.25, "eye-scale-incr": 0.30, "eye-height2-incr": 0.25,
-    "cheek-volume-incr": 0.45, "cheek-bones-incr": -0.3, "mouth-scale-horiz-incr": -0.32,
+    "cheek-volume-incr": 0.48, "cheek-bones-incr": -0.3, "mouth-scale-horiz-incr": -0.32,
     "mouth-scale-vert-incr": -0.15, "mouth-upperlip-volume-incr": -0.32, "mouth-lowerlip-volume-incr": -0.32,
     "mouth-lowerlip-height-incr": -0.15, "mouth-upperlip-height-incr": -0.12, "forehead-nubian-incr": 0.2,
-    "forehead-scale-vert-incr": -0.15, "eyebrows-trans-forward": -0.4, "head-scale-horiz-incr": 0.25,
+    "forehead-scale-vert-incr": -0.15, "eyebrows-trans-forward": -0.4, "head-scale-horiz-incr": 0.12,
     "neck-scale-horiz-incr": -0.25, "neck-scale-depth-incr": -0.2, "eyebrows-trans-up": 0.15,
 }  # fmt: skip
 INFANT = {
-    "forehead-scale-vert-incr": -0.30, "head-scale-horiz-incr": 0.32, "head-scale-vert-incr": -0.05,
-    "head-age-incr": -0.45, "cheek-volume-incr": 0.25, "cheek-trans-up": 0.25, "eye-scale-incr": 0.55,
-    "head-fat-incr": -0.15, "neck-double-incr": -0.3, "mouth-trans-up": 0.15, "nose-scale-horiz-incr": -0.15,
-    "nose-scale-vert-incr": -0.12, "nose-scale-depth-incr": -0.10, "nose-point-up": 0.15,
-    "eye-trans-out": 0.10, "mouth-scale-horiz-incr": -0.15, "mouth-upperlip-volume-incr": -0.15,
-    "mouth-lowerlip-volume-incr": -0.15, "ear-scale-incr": -0.1,
+    "forehead-scale-vert-incr": -0.12, "head-scale-horiz-incr": 0.13, "head-scale-vert-incr": -0.02,
+    "head-age-incr": -0.18, "cheek-volume-incr": 0.10, "cheek-trans-up": 0.10, "eye-scale-incr": 0.22,
+    "head-fat-incr": -0.06, "neck-double-incr": -0.12, "mouth-trans-up": 0.06, "nose-scale-horiz-incr": -0.06,
+    "nose-scale-vert-incr": -0.05, "nose-scale-depth-incr": -0.04, "nose-point-up": 0.06,
+    "eye-trans-out": 0.04, "mouth-scale-horiz-incr": -0.06, "mouth-upperlip-volume-incr": -0.06,
+    "mouth-lowerlip-volume-incr": -0.06, "ear-scale-incr": -0.04,
 }  # fmt: skip
 MAN = {
     "chin-width-incr": 0.22, "chin-height-incr": 0.18, "chin-prominent-incr": 0.20, "chin-bones-incr": 0.25,
@@ -109,7 +109,7 @@ def draw_head(dice: Dice, names: tuple[str, ...], *, female: bool) -> HeadTraits
         gender=dice.normal("gender", 1.10 if female else -0.10, 0.10),
         weight=min(max(dice.normal("weight", 0.5, 0.16, 2.5), 0.1), 0.95),
         shape=tuple(shape),
-        sag=dice.uniform("sag", 0.6, 1.2),
+        sag=dice.uniform("sag", 0.75, 1.15),
     )
 
 
@@ -217,7 +217,7 @@ def local_weights(cast: Cast, asset: HeadAsset) -> Tensor:
     weight = person.weight + 0.07 * step(25, 55, age) - 0.10 * step(72, 95, age)
     stages: list[tuple[Tensor, Mapping[str, float]]] = [
         (old, OLD),
-        (step(21, 8, age) * between(age, [1, 4], [0.6, 1.0]), CHILD),
+        (step(24, 8, age) * between(age, [1, 4], [0.6, 1.0]), CHILD),
         ((1 - age / 6).clamp(min=0), INFANT),
         (adult * (1 - person.gender).clamp(0, 1), MAN),
         (adult * person.gender.clamp(0, 1), WOMAN),
@@ -230,7 +230,7 @@ def local_weights(cast: Cast, asset: HeadAsset) -> Tensor:
 
 def sagging(cast: Cast) -> Tensor:
     """(B,) how far the face has sunk: 0 in youth, about 1.7 in a mean person of 96."""
-    return (0.52 * step(24, 54, cast.age) + 0.48 * step(44, 96, cast.age)) * cast.person.head.sag * 1.7
+    return (0.52 * step(22, 58, cast.age) + 0.48 * step(44, 96, cast.age)) * cast.person.head.sag * 1.7
 
 
 def action_weights(cast: Cast, asset: HeadAsset) -> Tensor:

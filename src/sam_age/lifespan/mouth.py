@@ -44,7 +44,7 @@ def paint_mouth(cast: Cast, surface: Surface, heads: Heads, view: View, asset: H
         colour, share = _teeth(cast, surface.of(mouth), heads, view, asset)
         spread = gather(blur(_mask(surface, mouth, len(cast), size), 2.2 * size / 512), surface.pixel[mouth])[:, 0]
         share = share * (0.25 + 0.75 * step(0.30, 0.75, spread))  # darker towards the lips
-        share = share * step(0.5, 1.2, cast.age)[surface.b[mouth]]  # newborns have none
+        share = share * step(0.6, 2.0, cast.age)[surface.b[mouth]]  # newborns have none
         albedo[mouth] = albedo[mouth] + share[:, None] * (colour - albedo[mouth])
         tooth[mouth] = share
     return Teeth((kind == MOUTH) | (kind == TONGUE) | (kind == SOCKET), albedo, tooth)

@@ -99,7 +99,7 @@ def paint_skin(cast: Cast, surface: Surface, textures: Tensor, scale: Tensor) ->
     own_melanin = at(person.skin.melanin, b) * (1 - 0.12 * step(3, 0, age))  # babies are a little paler
     mottled = 0.35 + 0.65 * step(12, 60, age)
     melanin = own_melanin * (1 + mottled * (0.04 * grain[:, 0] + 0.018 * grain[:, 1] * (1 + 0.6 * old)))
-    melanin = melanin + 0.10 * ring * (0.35 + 0.65 * old) * (1 + own_melanin) + 0.06 * lid
+    melanin = melanin + 0.17 * ring * (0.2 + 0.8 * step(20, 72, age)) * (1 + own_melanin) + 0.06 * lid
     red = at(person.skin.haemoglobin, b) * (0.8 + mottled * (0.08 * grain[:, 0] + 0.03 * grain[:, 1] * (1 + 0.4 * old)))
     red = red + 0.42 * cheek * (0.6 + 0.7 * young) + 0.38 * nose * (0.5 + 0.5 * old) + 0.16 * chin + 0.35 * surface.ears
     red = red + 0.14 * lid + 0.2 * stained + 0.12 * step(2.5, 0.5, age)
@@ -118,7 +118,7 @@ def paint_skin(cast: Cast, surface: Surface, textures: Tensor, scale: Tensor) ->
     albedo = albedo * (1 - 0.55 * shaven[:, None] * at(bristle, b))
 
     makeup = at(person.skin.makeup, b) * step(14, 20, age) * (1 - 0.15 * step(65, 90, age))
-    lip = tone(melanin * 0.85 + 0.12, red + 0.62 + 0.43 * step(8, 18, age) - 0.35 * old)
+    lip = tone(melanin * 0.85 + 0.12, red + 0.62 + 0.43 * step(8, 18, age) - 0.45 * old)
     painted = at(person.skin.lipstick, b) * (0.5 + 1.5 * lip.mean(1, keepdim=True))
     lip = lip + 0.6 * makeup[:, None] * (painted - lip)
     on_lip = step(0.35, 0.75, surface.lips)

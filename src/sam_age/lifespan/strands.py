@@ -32,6 +32,7 @@ class Strands(NamedTuple):
     layer: Tensor  # (M,) 0 deep, 1 outermost: deep strands see less light
     tint: Tensor  # (M,) how much lighter or darker than the person's hair, standard normal
     colour: Tensor  # (M, 3) linear RGB albedo, greyness included
+    opacity: Tensor  # (M,) 0-1: a baby's hair is too fine to hide what is behind it
 
 
 class Sort(NamedTuple):
@@ -141,7 +142,7 @@ def shade(
 
     Source: Kajiya & Kay 1989; two highlights, of which the second has the hair's colour, after Marschner et al. 2003.
     """
-    own, layer, colour = _attributes(seen, groups)
+    own, layer, colour = (_each(seen, groups, name) for name in ("tint", "layer", "colour"))
     gloss = seen.tangent.new_tensor([sort.gloss for _, sort in groups])[seen.sort]
     scalp = seen.tangent.new_tensor([float(sort.matte) for _, sort in groups])[seen.sort]
     b, key = seen.b, at(light.key, seen.b)
@@ -196,7 +197,7 @@ def compose(
     alone = step(0.25, 0.60, around[:, 3])
     softened = _SOFT * matte[:, None]  # hairs are finer than a pixel and a half, and so mix with their neighbours
     colour = colour + softened * (around[:, :3] / (around[:, 3:] + 1e-4) - colour)
-    alpha = opacity * (1 - fades * seen.along) * (matte * alone + 1 - matte)
+    alpha = opacity * _each(seen, groups, "opacity") * (1 - fades * seen.along) * (matte * alone + 1 - matte)
 
     hair = scatter(torch.cat([colour * alpha[:, None], alpha[:, None], torch.ones_like(alpha)[:, None]], 1),
                    seen.pixel, batch, size)  # fmt: skip
@@ -205,12 +206,8 @@ def compose(
     return filled * (1 - hair[:, 3:4]) + hair[:, :3]
 
 
-def _attributes(seen: Seen, groups: Sequence[tuple[Strands, Sort]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tint (P,), layer (P,) and colour (P, 3) of the strand at each pixel."""
+def _each(seen: Seen, groups: Sequence[tuple[Strands, Sort]], name: str) -> Tensor:
+    """A field of `Strands` (P, ...) for the strand at each pixel."""
     sizes = [len(strands.tint) for strands, _ in groups]
     first = torch.tensor([sum(sizes[:k]) for k in range(len(sizes))], device=seen.sort.device)
-    index = first[seen.sort] + seen.strand
-    tint, layer, colour = (
-        torch.cat([getattr(strands, name) for strands, _ in groups]) for name in ("tint", "layer", "colour")
-    )
-    return tint[index], layer[index], colour[index]
+    return torch.cat([getattr(strands, name) for strands, _ in groups])[first[seen.sort] + seen.strand]

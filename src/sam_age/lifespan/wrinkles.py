@@ -38,15 +38,15 @@ class Group(NamedTuple):
 
 
 GROUPS = (
-    Group("forehead", 0.0011, 0.0006, 0.0058, 0.58, (21, 72)),
-    Group("glabella", 0.0011, 0.0006, 0.0064, 0.58, (24, 72)),
-    Group("crow's feet", 0.0008, 0.0006, 0.0048, 0.58, (22, 72)),
-    Group("under the eyes", 0.0011, 0.0006, 0.0066, 0.62, (20, 72)),
-    Group("nasolabial", 0.0017, 0.0004, 0.0118, 0.65, (19, 72)),
-    Group("marionette", 0.0014, 0.0004, 0.0106, 0.62, (27, 78)),
-    Group("lip lines", 0.0006, 0.0003, 0.0027, 0.48, (38, 88)),
-    Group("neck", 0.0015, 0.0006, 0.0085, 0.50, (28, 78)),
-    Group("cheek", 0.0006, 0.0006, 0.0021, 0.17, (31, 86)),
+    Group("forehead", 0.00143, 0.0006, 0.00638, 0.58, (21, 76)),
+    Group("glabella", 0.00143, 0.0006, 0.00704, 0.58, (24, 76)),
+    Group("crow's feet", 0.00104, 0.0006, 0.00528, 0.58, (22, 76)),
+    Group("under the eyes", 0.00143, 0.0006, 0.00726, 0.62, (20, 76)),
+    Group("nasolabial", 0.00221, 0.0004, 0.01298, 0.65, (19, 76)),
+    Group("marionette", 0.00182, 0.0004, 0.01166, 0.62, (27, 82)),
+    Group("lip lines", 0.00078, 0.0003, 0.00297, 0.48, (38, 92)),
+    Group("neck", 0.00195, 0.0006, 0.00935, 0.50, (28, 82)),
+    Group("cheek", 0.00078, 0.0006, 0.00231, 0.17, (31, 90)),
 )
 
 
@@ -61,9 +61,9 @@ class AgeingTraits:
 
 def draw_ageing(dice: Dice, ancestry: tuple[float, float, float]) -> AgeingTraits:
     """Darker skin wrinkles later; women and men are drawn alike."""
-    depth = dice.uniform("wrinkles", 0.75, 1.25) * (1 - 0.20 * ancestry[0] - 0.08 * ancestry[1])
+    depth = dice.uniform("wrinkles", 0.85, 1.15) * (1 - 0.20 * ancestry[0] - 0.08 * ancestry[1])
     return AgeingTraits(
-        wrinkles=tuple(depth * dice.uniform(group.name, 0.6, 1.3) for group in GROUPS),
+        wrinkles=tuple(depth * dice.uniform(group.name, 0.7, 1.25) for group in GROUPS),
         spots=dice.uniform("spots", 0.2, 1.0),
         roughness=depth,
     )
