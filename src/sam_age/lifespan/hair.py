@@ -60,7 +60,7 @@ class Cut:
     round: float  # stands out all round, as an afro does
 
 
-BABY = Cut(0.016, 0.010, 0.011, 0.0015, 0.15, 0.3, -0.3, 0.6, 0.1, 0.20, 0.1, 20, 0.0, 0.0, 0.0)
+BABY = Cut(0.016, 0.010, 0.011, 0.0006, 0.05, 0.3, -0.3, 0.6, 0.1, 0.20, 0.1, 20, 0.0, 0.0, 0.0)
 _MEN = {
     "buzz": (Cut(0.007, 0.004, 0.004, 0.004, 1.6, 0.2, -0.1, 0.0, 0.0, 0.3, 0.05, 20, 0, 0, 0), 2),
     "crop": (Cut(0.028, 0.011, 0.011, 0.012, 1.0, 0.3, -0.4, 0.1, 0.05, 0.25, 0.15, 20, 0, 0, 0), 3),
@@ -392,5 +392,6 @@ class _Growth:
         surface = surface + volume * self.layer * min(1.0, (k + 1) / 4) ** 0.7
         if k == 0:
             surface = torch.minimum(surface, radius + 0.002)
-        far = surface + (0.008 + 0.03 * (1 - lying) + 0.020 * step(0.15, 0.4, self.cut["weight"])) * self.scale
+        near = (0.0004 + 1.3 * self.cut["volume"]).clamp(max=0.008)
+        far = surface + (near + 0.03 * (1 - lying) + 0.020 * step(0.15, 0.4, self.cut["weight"])) * self.scale
         return self.centre + away * (torch.minimum(torch.maximum(radius, surface), far) / radius)[:, None]

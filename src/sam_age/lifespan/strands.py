@@ -197,11 +197,14 @@ def compose(
     alone = step(0.25, 0.60, around[:, 3])
     softened = _SOFT * matte[:, None]  # hairs are finer than a pixel and a half, and so mix with their neighbours
     colour = colour + softened * (around[:, :3] / (around[:, 3:] + 1e-4) - colour)
-    alpha = opacity * _each(seen, groups, "opacity") * (1 - fades * seen.along) * (matte * alone + 1 - matte)
+    fine = _each(seen, groups, "opacity")
+    fine = fine * (1 - (1 - fine) * open_behind[seen.pixel])  # fuzz is lost against the light: no halo round a baby
+    alpha = opacity * fine * (1 - fades * seen.along) * (matte * alone + 1 - matte)
 
     hair = scatter(torch.cat([colour * alpha[:, None], alpha[:, None], torch.ones_like(alpha)[:, None]], 1),
                    seen.pixel, batch, size)  # fmt: skip
-    gaps = step(0.25, 0.60, cover) * (1 - hair[:, 4:]) * open_behind.view(batch, 1, size, size)
+    solid = blur(scatter((matte * fine)[:, None], seen.pixel, batch, size), 0.0042 * size)
+    gaps = step(0.25, 0.60, solid) * (1 - hair[:, 4:]) * open_behind.view(batch, 1, size, size)
     filled = frame * (1 - gaps) + gaps * 0.62 * mass[:, :3] / (cover + 1e-4)
     return filled * (1 - hair[:, 3:4]) + hair[:, :3]
 
