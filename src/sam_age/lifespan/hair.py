@@ -243,7 +243,7 @@ def _density(cast: Cast, cut: dict[str, Tensor], roots: Tensor, b: Tensor) -> Te
     margin = above_hairline(roots, at(_receding(cast), b))
     edge = step(torch.full_like(margin, -0.003), at(0.006 + 0.006 * step(40, 55, age), b), margin)
     length = torch.maximum(cut["top"], cut["back"])
-    share = between(length, (0.005, 0.05, 0.2, 0.4), (1.0, 0.86, 0.72, 0.62)) * cast.person.hair.fine
+    share = between(length, (0.005, 0.05, 0.2, 0.4), (1.0, 0.80, 0.58, 0.46)) * cast.person.hair.fine
     share = share * (1 - 0.30 * step(50, 92, age)) * between(age, (0, 1, 3), (0.45, 0.65, 1.0))
     nape = torch.atan2(roots[:, 0], -(roots[:, 1] - CENTRE[1])).abs()
     hidden = step(2.1, 2.4, nape) * step(0.995, 0.985, roots[:, 2]) * at(0.75 - 0.2 * step(0.07, 0.12, cut["back"]), b)

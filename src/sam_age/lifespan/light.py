@@ -19,7 +19,6 @@ from sam_age.lifespan.rows import at, turned
 
 MAP = 288  # side of a shadow map, texels
 _REACH = 0.19  # metres from the middle of an adult head to the edge of its shadow map
-_TAPS = 12  # samples of a soft shadow
 
 
 @dataclass(frozen=True)
@@ -140,20 +139,23 @@ class Shadows:
             -1,
         )
 
-    def lit(self, points: Tensor, b: Tensor, *, bias: float | Tensor, radius: float | Tensor, of: Tensor) -> Tensor:
+    def lit(
+        self, points: Tensor, b: Tensor, *, bias: float | Tensor, radius: float | Tensor, of: Tensor, taps: int = 12
+    ) -> Tensor:
         """(P,) share of the lamp that points see past the map `of` (`surface` or `hair`).
 
         Args:
             bias: metres that a point may lie behind the surface and still be lit.
             radius: texels over which the edge is soft.
+            taps: samples.
         """
         x, y, depth = self._project(points, b).unbind(-1)
         depth = depth - bias
         hidden = torch.zeros_like(depth)
         first = b * (MAP * MAP)
-        for tap in range(_TAPS):  # a sunflower's pattern covers a disc evenly
-            r, angle = radius * math.sqrt((tap + 0.5) / _TAPS), tap * 2.399963
+        for tap in range(taps):  # a sunflower's pattern covers a disc evenly
+            r, angle = radius * math.sqrt((tap + 0.5) / taps), tap * 2.399963
             column = (x + r * math.cos(angle)).long().clamp(0, MAP - 1)
             line = (y + r * math.sin(angle)).long().clamp(0, MAP - 1)
             hidden += of.index_select(0, first + line * MAP + column) < depth
-        return 1 - hidden / _TAPS
+        return 1 - hidden / taps

@@ -31,7 +31,7 @@ Batch = list[tuple[Portrait, str]]
 Made = list[tuple[bytes, dict[str, Any]]]
 """Encoded portraits, each with its line of portraits.jsonl."""
 
-CPU_BATCH, GPU_BATCH = 4, 48
+CPU_BATCH, GPU_BATCH = 1, 64
 """Portraits rendered at once. On a CPU more gain nothing and take memory."""
 
 ENCODERS = 4  # threads beside a GPU

@@ -18,6 +18,7 @@ from sam_age.lifespan.rows import at
 
 _ID_BITS = 30
 _SOFT = 0.45
+_DEEP = 0.0015  # metres below the outer hair at which hair is taken for hidden
 _BIAS = 0.0004  # metres that a strand may lie under the surface and be seen: roots do
 
 
@@ -77,7 +78,7 @@ def draw(groups: Sequence[tuple[Strands, Sort]], view: View, behind: Tensor, siz
         world = view.pose(strands.points, strands.portrait)
         pixels = view.project(world, strands.portrait, size)
         steps = world.shape[1] - 1
-        _splat(best, pixels, strands.portrait, sort, behind, size, first[-1])
+        _splat(best, pixels, strands, sort, behind, size, first[-1])
         starts.append(world[:, :-1].reshape(-1, 3))
         ends.append(world[:, 1:].reshape(-1, 3))
         index = torch.arange(len(world) * steps, device=behind.device)
@@ -108,31 +109,50 @@ def draw(groups: Sequence[tuple[Strands, Sort]], view: View, behind: Tensor, siz
     )
 
 
-def _splat(best: Tensor, pixels: Tensor, portrait: Tensor, sort: Sort, behind: Tensor, size: int, first: int) -> None:
-    """Enter the points of one sort's strands into `best`, packed (depth, segment)."""
+def _splat(best: Tensor, pixels: Tensor, strands: Strands, sort: Sort, behind: Tensor, size: int, first: int) -> None:
+    """Enter the points of one sort's strands into `best`, packed (depth, segment).
+
+    Hair of the head goes in from the outside: what then lies below it, most of it, is not even looked at.
+    """
+    steps = pixels.shape[1] - 1
     start, end = pixels[:, :-1].reshape(-1, 3), pixels[:, 1:].reshape(-1, 3)
-    owner = portrait.repeat_interleave(pixels.shape[1] - 1)
+    owner = strands.portrait.repeat_interleave(steps)
     low, high = torch.minimum(start, end), torch.maximum(start, end)
     on_picture = (high[:, 0] >= 0) & (high[:, 1] >= 0) & (low[:, 0] < size) & (low[:, 1] < size) & (low[:, 2] > 0)
     middle = (start + end)[:, :2].mul(0.5).long().clamp(0, size - 1)
-    cover = behind[(owner * size + middle[:, 1]) * size + middle[:, 0]]
-    segment = (on_picture & (low[:, 2] < cover + 0.02)).nonzero()[:, 0]
-    start, end, owner = start[segment], end[segment], owner[segment]
+    middle = (owner * size + middle[:, 1]) * size + middle[:, 0]
+    near = on_picture & (low[:, 2] < behind.index_select(0, middle) + 0.02)
+    outer = (strands.layer > 0.6).repeat_interleave(steps) if sort.matte else torch.ones_like(near)
+    segment = (near & outer).nonzero()[:, 0]
+    _enter(best, start[segment], end[segment], owner[segment], segment + first, sort, behind, size)
+    segment = (near & ~outer).nonzero()[:, 0]
+    over = (best.index_select(0, middle[segment]) >> _ID_BITS).float() / DEPTH_STEPS
+    segment = segment[low[segment, 2] < over + _DEEP]
+    _enter(best, start[segment], end[segment], owner[segment], segment + first, sort, behind, size)
 
+
+def _enter(
+    best: Tensor, start: Tensor, end: Tensor, owner: Tensor, number: Tensor, sort: Sort, behind: Tensor, size: int
+) -> None:
+    """Enter the points of some segments (N, 3) to (N, 3), whose numbers are `number` (N,)."""
     count = ((end - start)[:, :2].abs().amax(1) / 1.05).ceil().long().clamp(1, 64)
-    row = torch.repeat_interleave(torch.arange(len(segment), device=best.device), count)
-    t = (torch.arange(len(row), device=best.device) - (count.cumsum(0) - count)[row] + 0.5) / count[row]
-    point = start[row] + t[:, None] * (end - start)[row]
-    y, depth = point[:, 1].floor().long(), point[:, 2]
-    key = (((depth - sort.lift) * DEPTH_STEPS).long() << _ID_BITS) | (segment + first)[row]
-    line = (owner[row] * size + y) * size
+    row = torch.repeat_interleave(count)
+    nth = torch.arange(len(row), device=best.device) - (count.cumsum(0) - count).index_select(0, row)
+    stride = (end - start) / count[:, None]
+
+    def along(k: int) -> Tensor:
+        return start[:, k].index_select(0, row) + (nth + 0.5) * stride[:, k].index_select(0, row)
+
+    x, y, depth = along(0), along(1).floor().long(), along(2)
+    key = (((depth - sort.lift) * DEPTH_STEPS).long() << _ID_BITS) | number.index_select(0, row)
+    line = (owner.index_select(0, row) * size + y) * size
+    above = (y >= 0) & (y < size)
     width = max(1, round(sort.width * size / 512))
     for k in range(width):
-        x = (point[:, 0] - 0.5 * (width - 1) + k).floor().long()
-        inside = ((x >= 0) & (x < size) & (y >= 0) & (y < size)).nonzero()[:, 0]
-        pixel = (line + x)[inside]
-        seen = (depth[inside] < behind[pixel] + _BIAS).nonzero()[:, 0]
-        best.scatter_reduce_(0, pixel[seen], key[inside][seen], "amin")
+        column = (x + (k - 0.5 * (width - 1))).floor().long()
+        pixel = torch.where(above & (column >= 0) & (column < size), line + column, -1)
+        seen = ((pixel >= 0) & (depth < behind.index_select(0, pixel.clamp(min=0)) + _BIAS)).nonzero()[:, 0]
+        best.scatter_reduce_(0, pixel.index_select(0, seen), key.index_select(0, seen), "amin")
 
 
 def shade(
@@ -152,8 +172,8 @@ def shade(
     colour = (colour * (1 + scalp * (0.38 * seen.along - 0.28))[:, None]).clamp(min=0.004)
 
     bias = 0.010 * at(heads.scale, b)
-    past_hair = shadows.lit(seen.position, b, bias=bias, radius=3.0, of=shadows.hair)
-    past_head = shadows.lit(seen.position, b, bias=bias, radius=3.0, of=shadows.surface)
+    past_hair = shadows.lit(seen.position, b, bias=bias, radius=3.0, of=shadows.hair, taps=6)
+    past_head = shadows.lit(seen.position, b, bias=bias, radius=3.0, of=shadows.surface, taps=6)
     lamp = past_head * (past_hair * scalp + (0.4 + 0.6 * past_hair) * (1 - scalp))
     open_ = torch.where(scalp > 0, 0.34 + 0.66 * layer.clamp(0, 1) ** 1.2, torch.full_like(layer, 0.85))
     across = (1 - dot(seen.tangent, key) ** 2).clamp(min=0).sqrt()
@@ -207,6 +227,12 @@ def compose(
     gaps = step(0.25, 0.60, solid) * (1 - hair[:, 4:]) * open_behind.view(batch, 1, size, size)
     filled = frame * (1 - gaps) + gaps * 0.62 * mass[:, :3] / (cover + 1e-4)
     return filled * (1 - hair[:, 3:4]) + hair[:, :3]
+
+
+def solid(seen: Seen, groups: Sequence[tuple[Strands, Sort]]) -> Tensor:
+    """(P,) how much a pixel's strand hides what is behind it: 1 for hair of the head, less a baby's, 0 for brows."""
+    matte = seen.depth.new_tensor([float(sort.matte) for _, sort in groups])[seen.sort]
+    return matte * _each(seen, groups, "opacity")
 
 
 def _each(seen: Seen, groups: Sequence[tuple[Strands, Sort]], name: str) -> Tensor:
