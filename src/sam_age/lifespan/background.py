@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from sam_age.lifespan.cast import Cast
 from sam_age.lifespan.curves import step
@@ -112,8 +111,7 @@ def backdrops(cast: Cast, size: int) -> Tensor:
     picture = picture.clamp(min=0)
     picture = picture / (1 + (picture / _WHITEST) ** 3) ** (1 / 3)  # the sensor saturates softly
     picture = picture[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-    enlarged = interpolate(picture, size=(size, size), mode="bicubic", align_corners=False)
-    return enlarged.permute(0, 2, 3, 1).clamp(0, _WHITEST)
+    return enlarge(picture, size).permute(0, 2, 3, 1)
 
 
 def through_lens(picture: Tensor, radius: Tensor) -> Tensor:
@@ -128,3 +126,15 @@ def through_lens(picture: Tensor, radius: Tensor) -> Tensor:
     disc = disc / disc.sum((1, 2), keepdim=True)
     spectrum = torch.fft.rfft2(disc).real[:, None]  # a disc about the origin is even: no imaginary part
     return torch.fft.irfft2(torch.fft.rfft2(picture) * spectrum, s=(n, n))
+
+
+def enlarge(picture: Tensor, size: int) -> Tensor:
+    """(B, C, n, n) -> (B, C, size, size) by cubic B-splines, which have no rings, no blocks and no corners."""
+    n = picture.shape[-1]
+    at = ((torch.arange(size, device=picture.device) + 0.5) * (n / size) - 0.5).clamp(0, n - 1)
+    # pixels beyond the edge repeat those on it
+    near = torch.arange(-2, n + 2, device=picture.device)
+    away = (at[:, None] - near).abs()
+    weights = torch.where(away < 1, 2 / 3 - away**2 + away**3 / 2, (2 - away).clamp(min=0) ** 3 / 6)
+    spline = torch.zeros(size, n, device=picture.device).index_add_(1, near.clamp(0, n - 1), weights)
+    return spline @ picture @ spline.T

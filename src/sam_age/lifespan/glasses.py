@@ -49,7 +49,7 @@ def draw_glasses(dice: Dice) -> GlassesTraits:
     metal = colour in ("silver", "gold")
     return GlassesTraits(
         worn=dice.chance("worn", 0.12),
-        width=dice.uniform("width", 0.0225, 0.0265),
+        width=dice.uniform("width", 0.0230, 0.0268),
         height=dice.uniform("height", 0.016, 0.0215),
         squareness=dice.uniform("squareness", 2.1, 3.6),
         tube=dice.uniform("tube", 0.0006, 0.0008) if metal else dice.uniform("tube", 0.0010, 0.0016),
@@ -70,32 +70,44 @@ def frames(cast: Cast, heads: Heads, asset: HeadAsset) -> tuple[Tensor, Tensor, 
     power = (2 / traits.squareness)[:, None]
     across = traits.width[:, None] * angle.cos().sign() * angle.cos().abs() ** power
     upright = traits.height[:, None] * angle.sin().sign() * angle.sin().abs() ** power
-    bridge_of_nose = heads.vertices[:, _bridge(asset), 1]
-    front = heads.eyes[..., 1].amin(1) - heads.eye_radius - 0.0075 * heads.scale
-    front = torch.minimum(front, bridge_of_nose + 0.003 * heads.scale)
     level = heads.eyes[..., 2].mean(1) - 0.0025 * heads.scale
+    middle = heads.eyes[..., 0].mean(1)
+    room = (traits.tube + 0.0008)[:, None] * scale  # between skin and the middle of a tube
 
-    pieces, outer, inner = [], [], []
+    rims = []
     for eye, side in ((0, 1.0), (1, -1.0)):
-        x = heads.eyes[:, eye, 0:1] + side * 0.0010 * scale + across * scale * side
-        wrap = 0.10 * (x - heads.eyes.mean(1)[:, 0:1]).abs()  # rims follow the curve of the face
-        rim = torch.stack([x, front[:, None] + wrap, level[:, None] + upright * scale], 2)
+        x = heads.eyes[:, eye, 0:1] + side * 0.0020 * scale + across * scale * side
+        wrap = 0.10 * (x - middle[:, None]).abs()  # rims follow the curve of the face
+        lean = -0.10 * upright * scale  # and lean forwards at the top
+        rims.append(torch.stack([x, wrap + lean, level[:, None] + upright * scale], 2))
+    # as far back as the eyes' lashes and the face allow
+    face = heads.vertices[:, _face(asset)]
+    both = torch.cat(rims, 1)
+    front = (_outermost(both, face, 1, -1.0, heads.scale) - room - both[..., 1]).amin(1)
+    front = torch.minimum(front, heads.eyes[..., 1].amin(1) - heads.eye_radius - 0.0070 * heads.scale)
+    pieces, outer, inner = [], [], []
+    for rim in rims:
+        rim[..., 1] += front[:, None]
         pieces.append(_tube(rim, traits.tube, heads.scale, closed=True))
-        outer.append(rim[:, _RIM // 24])  # where the temples are hinged, and where the bridge begins
+        outer.append(rim[:, _RIM // 18])  # where the end pieces begin, and the bridge
         inner.append(rim[:, _RIM // 2 - _RIM // 12])
+
     t = torch.linspace(0, 1, _BAR, device=device)[:, None]
     bridge = inner[0][:, None] + t * (inner[1] - inner[0])[:, None]
-    arch = torch.zeros_like(bridge)
-    arch[..., 2] = 0.003 * scale * torch.sin(math.pi * t[:, 0])
-    arch[..., 1] = -0.002 * scale * torch.sin(math.pi * t[:, 0])
-    pieces.append(_tube(bridge + arch, traits.tube, heads.scale))
+    bridge[..., 2] += 0.003 * scale * torch.sin(math.pi * t[:, 0])
+    nose = _outermost(bridge, face, 1, -1.0, heads.scale) - room
+    bridge[..., 1] = torch.minimum(bridge[..., 1] - 0.002 * scale * torch.sin(math.pi * t[:, 0]), nose)
+    pieces.append(_tube(bridge, traits.tube, heads.scale))
     for eye, side in ((0, 1.0), (1, -1.0)):
-        ear = heads.vertices[:, _top_of_ear(asset, side)] + heads.scale[:, None] * outer[0].new_tensor(
-            [0.002 * side, 0.004, -0.004]
-        )
-        bend = outer[eye][:, None] + t * (ear - outer[eye])[:, None]
-        bend[..., 0] += side * 0.004 * scale * torch.sin(math.pi * t[:, 0])
-        pieces.append(_tube(bend, traits.tube, heads.scale))
+        temple = heads.vertices[:, _side(asset, side)]
+        hinge = outer[eye] + heads.scale[:, None] * outer[0].new_tensor([0.0065 * side, 0.0035, 0.0])
+        ear = heads.vertices[:, _top_of_ear(asset, side)]
+        ear = ear + heads.scale[:, None] * outer[0].new_tensor([0.001 * side, 0.006, -0.004])
+        bar = hinge[:, None] + t * (ear - hinge)[:, None]
+        skin = _outermost(bar, temple, 0, side, heads.scale) + side * room
+        clear = torch.maximum(bar[..., 0] * side, skin * side) * side
+        bar[..., 0] += torch.sin(math.pi * t[:, 0]).clamp(max=0.5) * 2 * (clear - bar[..., 0])
+        pieces.append(_tube(torch.cat([outer[eye][:, None], bar], 1), traits.tube, heads.scale))
 
     vertices, normals, triangles, first = [], [], [], 0
     for points, outward, faces in pieces:
@@ -169,10 +181,29 @@ def _top_of_ear(asset: HeadAsset, side: float) -> int:
     return int(torch.where(ear, asset.template[:, 2], torch.full_like(asset.ears, -1)).argmax())
 
 
-def _bridge(asset: HeadAsset) -> int:
-    """The foremost vertex between the eyes, which spectacles rest on."""
-    between_eyes = (asset.template[:, 0].abs() < 0.003) & ((asset.template[:, 2] - 0.900).abs() < 0.004)
-    return int(torch.where(between_eyes, asset.template[:, 1], torch.ones_like(asset.ears)).argmin())
+def _face(asset: HeadAsset) -> Tensor:
+    """Indices of the vertices that rims and bridge lie before: brows, lids, nose and cheeks."""
+    x, y, z = asset.template.unbind(1)
+    face = torch.zeros_like(x, dtype=torch.bool)
+    face[asset.head_vertices] = True
+    return (face & (x.abs() < 0.075) & (y < -0.06) & (z > 0.86) & (z < 0.945)).nonzero()[:, 0]
+
+
+def _side(asset: HeadAsset, side: float) -> Tensor:
+    """Indices of the vertices between eye and ear, past which a temple runs."""
+    x, _, z = asset.template.unbind(1)
+    return ((x * side > 0.04) & (z > 0.88) & (z < 0.94) & (asset.ears < 0.2)).nonzero()[:, 0]
+
+
+def _outermost(points: Tensor, skin: Tensor, axis: int, sign: float, scale: Tensor) -> Tensor:
+    """Where the skin is along an axis at points (B, n, 3): its outermost place (B, n) within some 3 mm of each.
+
+    Smooth in the vertices: a maximum of those near, less a penalty that grows with the square of the distance.
+    """
+    others = [k for k in range(3) if k != axis]
+    apart = points[:, :, None, others] - skin[:, None, :, others]
+    penalty = (apart**2).sum(-1) / (0.008 * scale[:, None, None])
+    return sign * (sign * skin[:, None, :, axis] - penalty).amax(2)
 
 
 def _tube(line: Tensor, radius: Tensor, scale: Tensor, *, closed: bool = False) -> tuple[Tensor, Tensor, Tensor]:
