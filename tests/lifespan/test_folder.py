@@ -99,14 +99,14 @@ def test_a_lost_file_and_a_torn_line_are_made_good(tmp_path):
 
 def test_who_is_rendered_together_does_not_depend_on_what_is_there(tmp_path, monkeypatch):
     """Rounding may depend on it: so a resumed run renders a person's whole batch, and stores what was missing."""
-    render(tmp_path)
+    render(tmp_path, batch_size=3)
     lost = rows(tmp_path / "train/portraits.jsonl")[4]["file"]
     before = files(tmp_path)
     (tmp_path / "train" / lost).unlink()
     together = []
     shoot = Studio.shoot
     monkeypatch.setattr(Studio, "shoot", lambda self, p: together.append([x.stem for x in p]) or shoot(self, p))
-    assert render(tmp_path) == (1, 11)
+    assert render(tmp_path, batch_size=3) == (1, 11)
     assert [len(batch) for batch in together] == [3]
     assert lost.removesuffix(".png") == together[0][1]
     assert files(tmp_path) == before
