@@ -38,7 +38,9 @@ def test_drawing_again_gives_the_same_person_and_scene():
 
 def test_a_portrait_does_not_depend_on_its_neighbours_in_the_batch():
     together = render(PEOPLE, [3, 30, 60, 90], SCENES, size=SIZE).float()
-    alone = torch.cat([render([p], [a], [s], size=SIZE) for p, a, s in zip(PEOPLE, [3, 30, 60, 90], SCENES, strict=True)])
+    alone = torch.cat(
+        [render([p], [a], [s], size=SIZE) for p, a, s in zip(PEOPLE, [3, 30, 60, 90], SCENES, strict=True)]
+    )
     off = (together - alone.float()).abs()
     assert off.mean() < 0.05  # grey levels: sums run in another order
     assert (off > 8).float().mean() < 1e-3
@@ -82,9 +84,7 @@ def test_a_year_changes_little_and_a_life_much():
     person, scene = PEOPLE[1], SCENES[1]
     ages = [0.0, 0.5, 1, 1.5, 2, 3, 11.5, 12, 15.5, 16, 17, 17.5, 39.5, 40, 61.5, 62, 62.5, 99.5, 100]
     life = _grey(render([person] * len(ages), ages, [scene] * len(ages), size=SIZE))
-    per_year = [
-        float((life[k + 1] - life[k]).abs().mean()) for k in range(len(ages) - 1) if ages[k + 1] - ages[k] <= 1
-    ]
+    per_year = [float((life[k + 1] - life[k]).abs().mean()) for k in range(len(ages) - 1) if ages[k + 1] - ages[k] <= 1]
     assert max(per_year) < 9
     assert float((life[0] - life[-1]).abs().mean()) > 2 * max(per_year[3:])
 

@@ -200,7 +200,7 @@ def compose(
     """Lay the strands over the picture.
 
     Where strands of the head are few they are let through softly, so that none stands alone like a wire; where
-    they leave small gaps before an open background, the gaps are closed with hair in shadow.
+    they leave small gaps, most of all before an open background, these are closed with hair in shadow.
 
     Args:
         frame: (B, 3, size, size).
@@ -214,7 +214,8 @@ def compose(
     mass = blur(mass, 0.0042 * size)
     cover = mass[:, 3:]
     around = gather(mass, seen.pixel)
-    alone = step(0.25, 0.60, around[:, 3])
+    few = 0.25 + 0.13 * (1 - open_behind[seen.pixel])  # before skin a stray hair is seen more than before a wall
+    alone = step(few, few + 0.35, around[:, 3])
     softened = _SOFT * matte[:, None]  # hairs are finer than a pixel and a half, and so mix with their neighbours
     colour = colour + softened * (around[:, :3] / (around[:, 3:] + 1e-4) - colour)
     fine = _each(seen, groups, "opacity")
@@ -224,7 +225,8 @@ def compose(
     hair = scatter(torch.cat([colour * alpha[:, None], alpha[:, None], torch.ones_like(alpha)[:, None]], 1),
                    seen.pixel, batch, size)  # fmt: skip
     solid = blur(scatter((matte * fine)[:, None], seen.pixel, batch, size), 0.0042 * size)
-    gaps = step(0.25, 0.60, solid) * (1 - hair[:, 4:]) * open_behind.view(batch, 1, size, size)
+    dense = 0.25 + 0.30 * (1 - open_behind.view(batch, 1, size, size))  # before skin only specks are closed
+    gaps = step(dense, dense + 0.35, solid) * (1 - hair[:, 4:])
     filled = frame * (1 - gaps) + gaps * 0.62 * mass[:, :3] / (cover + 1e-4)
     return filled * (1 - hair[:, 3:4]) + hair[:, :3]
 
