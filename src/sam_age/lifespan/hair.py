@@ -1,329 +1,397 @@
-"""Hair of the head: its traits, its colour through life, and the strands."""
+"""Hair of the head: where it grows, how it falls, what colour it is, and what the years do to it.
+
+A hairdo is a vector of numbers, so that one flows into another as a person grows up and old. Strands grow from
+fixed roots, step by step: combed, pulled down, waved, clumped into locks, and kept outside the head.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from sam_age.lifespan import scalp
-from sam_age.lifespan.asset import HeadAsset
+from sam_age.lifespan.asset import CENTRE, SKIN, HeadAsset, head_asset
 from sam_age.lifespan.cast import Cast
-from sam_age.lifespan.curves import dot, step, unit
+from sam_age.lifespan.curves import between, bump, dot, step, unit
 from sam_age.lifespan.dice import Dice, normals, uniforms
-from sam_age.lifespan.haircut import Look, draw_childhood, draw_look, draw_old_age, look_now
 from sam_age.lifespan.head import Heads
-from sam_age.lifespan.hull import Hull, hull
+from sam_age.lifespan.hull import Hull, points_on, scattered
+from sam_age.lifespan.rows import at
 from sam_age.lifespan.strands import Strands
 
-SEGMENTS = 20  # of a strand as it is drawn
-_KNOTS = 10  # of a strand as it is grown; a smooth curve goes through them
+ROOTS = 15_000  # on a scalp without a bald spot
+STEPS = 18  # segments of a strand
+_LOCKS = 220  # clumps
+# the hairline in canonical coordinates: degrees from the front, height in metres
+_LINE_AT = (0, 18, 32, 46, 58, 68, 78, 86, 95, 112, 128, 145, 180)
+_LINE = (0.976, 0.979, 0.977, 0.966, 0.948, 0.932, 0.905, 0.900, 0.912, 0.902, 0.872, 0.850, 0.838)
+_COLOURS = {
+    "black": (0.012, 0.010, 0.009),
+    "dark brown": (0.035, 0.020, 0.012),
+    "brown": (0.075, 0.038, 0.019),
+    "light brown": (0.16, 0.085, 0.040),
+    "blond": (0.36, 0.23, 0.10),
+    "red": (0.20, 0.062, 0.020),
+    "ash blond": (0.33, 0.25, 0.155),
+}
+_GREY = (0.46, 0.45, 0.43)
 
-PIGMENTS = (  # linear RGB albedo of a head of hair
-    (0.012, 0.010, 0.009),  # black
-    (0.035, 0.020, 0.012),  # dark brown
-    (0.075, 0.038, 0.019),  # brown
-    (0.160, 0.085, 0.040),  # light brown
-    (0.360, 0.230, 0.100),  # blond
-    (0.200, 0.062, 0.020),  # red
-    (0.330, 0.250, 0.155),  # ash blond
-)
-_EUROPEAN = (0.10, 0.25, 0.25, 0.17, 0.13, 0.05, 0.05)
-_ELSEWHERE = (0.72, 0.24, 0.04, 0.0, 0.0, 0.0, 0.0)
+
+@dataclass(frozen=True)
+class Cut:
+    """A hairdo in numbers."""
+
+    top: float  # metres of length
+    side: float
+    back: float
+    volume: float  # metres that it stands off the head
+    lift: float  # how steeply it leaves the skin
+    across: float  # combed away from the parting
+    backwards: float  # combed back
+    down: float  # combed down
+    weight: float  # pull of gravity
+    mess: float  # disorder
+    curl: float  # amplitude of waves, 0-1.2
+    curls: float  # waves a metre
+    fringe: float  # share of the front hair that falls over the forehead
+    tied: float  # drawn together at the back
+    round: float  # stands out all round, as an afro does
+
+
+BABY = Cut(0.016, 0.010, 0.011, 0.0006, 0.05, 0.3, -0.3, 0.6, 0.1, 0.20, 0.1, 20, 0.0, 0.0, 0.0)
+_MEN = {
+    "buzz": (Cut(0.007, 0.004, 0.004, 0.004, 1.6, 0.2, -0.1, 0.0, 0.0, 0.3, 0.05, 20, 0, 0, 0), 2),
+    "crop": (Cut(0.028, 0.011, 0.011, 0.012, 1.0, 0.3, -0.4, 0.1, 0.05, 0.25, 0.15, 20, 0, 0, 0), 3),
+    "short": (Cut(0.055, 0.020, 0.020, 0.019, 0.85, 0.85, 0.15, 0.1, 0.10, 0.2, 0.2, 20, 0, 0, 0), 4),
+    "combed back": (Cut(0.085, 0.032, 0.045, 0.018, 0.8, 0.12, 0.9, 0.1, 0.08, 0.14, 0.15, 20, 0, 0, 0), 2),
+    "medium": (Cut(0.105, 0.060, 0.065, 0.022, 0.6, 0.8, 0.25, 0.3, 0.35, 0.18, 0.3, 20, 0, 0, 0), 1),
+    "curly": (Cut(0.060, 0.030, 0.035, 0.026, 0.9, 0.4, 0.0, 0.1, 0.05, 0.5, 0.9, 42, 0, 0, 0.2), 1),
+}
+_WOMEN = {
+    "long": (Cut(0.38, 0.34, 0.34, 0.012, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.25, 16, 0, 0, 0), 4),
+    "bob": (Cut(0.21, 0.16, 0.17, 0.015, 0.45, 0.75, 0.25, 0.4, 0.6, 0.12, 0.2, 18, 0, 0, 0), 3),
+    "fringe": (Cut(0.30, 0.28, 0.28, 0.013, 0.4, 0.6, 0.15, 0.4, 0.7, 0.10, 0.12, 16, 1, 0, 0), 1.5),
+    "waves": (Cut(0.30, 0.27, 0.27, 0.022, 0.55, 0.7, 0.3, 0.4, 0.6, 0.22, 0.9, 26, 0, 0, 0), 2.5),
+    "medium": (Cut(0.16, 0.11, 0.12, 0.017, 0.55, 0.75, 0.25, 0.3, 0.45, 0.16, 0.3, 20, 0, 0, 0), 1),
+    "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.07, 0.1, 16, 0, 1, 0), 0.8),
+}
+_AFRO_MEN = {
+    "close": (Cut(0.010, 0.006, 0.006, 0.008, 1.4, 0, 0, 0, 0, 0.9, 0.6, 80, 0, 0, 0.3), 3),
+    "short": (Cut(0.026, 0.016, 0.018, 0.016, 1.8, 0, 0, 0, 0, 0.8, 0.9, 75, 0, 0, 0.8), 2),
+    "full": (Cut(0.068, 0.050, 0.055, 0.026, 2.3, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 1),
+}
+_AFRO_WOMEN = {
+    "full": (Cut(0.085, 0.072, 0.075, 0.030, 2.4, 0, 0, 0, 0, 0.7, 1.0, 65, 0, 0, 1.0), 1.5),
+    "large": (Cut(0.120, 0.105, 0.11, 0.040, 2.4, 0, 0, 0, 0.02, 0.7, 1.0, 60, 0, 0, 1.0), 0.5),
+    "tied": (Cut(0.16, 0.14, 0.12, 0.010, 0.3, 0.0, 0.8, 0.0, 0.0, 0.08, 0.25, 50, 0, 1, 0), 0.8),
+    "long curls": (Cut(0.27, 0.25, 0.25, 0.036, 0.6, 0.7, 0.3, 0.3, 0.55, 0.3, 1.1, 34, 0, 0, 0.1), 3),
+    "straightened": (Cut(0.30, 0.26, 0.27, 0.012, 0.4, 0.7, 0.35, 0.4, 0.7, 0.11, 0.15, 16, 0, 0, 0), 3),
+}
 
 
 @dataclass(frozen=True)
 class HairTraits:
-    """A person's hair through life."""
+    """A person's hair."""
 
-    pigment: tuple[float, float, float]  # linear RGB albedo at twenty
-    paler_child: float  # how much paler in childhood, 0-1
-    grey_onset: float  # years at which the first strands turn
-    grey_span: float  # years from then until all are grey
-    coil: float  # how tightly coiled it grows, 0-1
-    density: float  # share of the roots that carry hair, about 1
-    thinning: float  # share lost in old age
-    balding: float  # how far receding and balding go, 0-1; women 0
-    bald_onset: float  # years
-    hairline: float  # metres that the hairline of the forehead is higher than the mean
-    temples: float  # metres that it recedes over the temples with puberty
-    peak: float  # metres that it dips in the middle
-    sideburns: float  # metres that hair grows down before the ears; women negative
-    part: float  # metres of the parting from the middle, to the person's left
-    behind: float  # share of long hair that falls behind the shoulders
-    change: float  # years at which the child's look gives way to the adult's
-    settled: float  # years at which the look of old age is half there
-    child: Look
-    adult: Look
-    old: Look
+    cut: Cut  # worn as an adult
+    old: Cut  # worn when old
+    old_from: float  # years of age when the change begins, over two decades
+    colour: tuple[float, float, float]  # linear RGB albedo before it greys
+    part: float  # metres of the parting to the person's left of the middle
+    grey_from: float  # years
+    grey_span: float  # years until all are grey
+    dyed: float  # share of the grey that dye hides until old age, 0-1
+    balding: float  # 0 never, 1 bald in old age
+    fine: float  # share of strands a person has, 1 = mean
+    name: str  # of the cut
 
 
 def draw_hair(dice: Dice, *, female: bool, ancestry: tuple[float, float, float]) -> HairTraits:
-    """Args: ancestry: shares of African, Asian and European descent."""
-    african, asian, european = ancestry
-    pigment = dice.choice("pigment", PIGMENTS, _EUROPEAN if european > 0.6 else _ELSEWHERE)
-    depth = dice.uniform("depth", 0.85, 1.2)
-    coil = min(max(african * 1.35 - 0.12 + dice.normal("coil", 0, 0.06), 0.0), 1.0)
-    curl = dice.uniform("curl") ** (3.5 if asian > 0.6 else 1.8)
-    adult = draw_look(dice.of("adult"), female=female, coil=coil, curl=curl)
-    side = 1.0 if dice.chance("parted on the left", 0.5) else -1.0
+    afro = ancestry[0] > 0.55
+    table = {(False, False): _MEN, (True, False): _WOMEN, (False, True): _AFRO_MEN, (True, True): _AFRO_WOMEN}[
+        female, afro
+    ]
+    name = dice.choice("cut", list(table), [weight for _, weight in table.values()])
+    cut = table[name][0]
+    size, body = dice.uniform("length", 0.85, 1.15), dice.uniform("volume", 0.85, 1.2)
+    curl = cut.curl if afro else cut.curl + max(0.0, dice.normal("curl", 0.05, 0.2))
+    cut = replace(
+        cut, top=cut.top * size, side=cut.side * size, back=cut.back * size, volume=cut.volume * body, curl=curl
+    )
+    if ancestry[2] > 0.6:
+        colours, weights = list(_COLOURS), (0.10, 0.25, 0.25, 0.17, 0.13, 0.05, 0.05)
+    else:
+        colours, weights = ["black", "dark brown", "brown"], (0.72, 0.24, 0.04)
+    shade = dice.uniform("shade", 0.85, 1.2)
+    red, green, blue = _COLOURS[dice.choice("colour", colours, weights)]
     return HairTraits(
-        pigment=(pigment[0] * depth, pigment[1] * depth, pigment[2] * depth),
-        paler_child=dice.uniform("paler child", 0.3, 1.0),
-        grey_onset=min(max(dice.normal("grey onset", 45, 7), 29), 62) - 4,
-        grey_span=dice.uniform("grey span", 18, 32) + 4,
-        coil=coil,
-        density=dice.uniform("density", 0.88, 1.1),
-        thinning=dice.uniform("thinning", 0.15, 0.38) if female else dice.uniform("thinning", 0.2, 0.4),
-        balding=0.0 if female else dice.uniform("balding") ** 1.15,
-        bald_onset=dice.uniform("bald onset", 22, 34),
-        hairline=dice.normal("hairline", -0.002 if female else 0.0, 0.0035),
-        temples=dice.uniform("temples", -0.004, 0.004) if female else dice.uniform("temples", 0.002, 0.014),
-        peak=max(0.0, dice.normal("peak", 0.001, 0.0025)),
-        sideburns=-0.003 if female else dice.uniform("sideburns", 0.004, 0.016),
-        part=side * (dice.uniform("part") ** 0.7) * (0.030 if female else 0.036),
-        behind=dice.uniform("behind", 0.1, 1.0),
-        change=dice.uniform("change", 11, 17),
-        settled=dice.uniform("settled", 56, 78),
-        child=draw_childhood(adult, dice.of("child"), female=female, coil=coil),
-        adult=adult,
-        old=draw_old_age(adult, dice.of("old"), female=female, coil=coil),
+        cut=cut,
+        old=_when_old(cut, female=female, tied=cut.tied),
+        old_from=dice.normal("old", 56, 6),
+        colour=(red * shade, green * shade, blue * shade),
+        part=(1 if dice.chance("side", 0.5) else -1) * dice.uniform("part", 0, 0.035),
+        grey_from=dice.normal("grey from", 44, 7),
+        grey_span=dice.uniform("grey span", 18, 30),
+        dyed=dice.uniform("dyed", 0.6, 1.0) if female and dice.chance("dyes", 0.5) else 0.0,
+        balding=0.0 if female else dice.uniform("balding") ** 1.2,
+        fine=dice.uniform("fine", 0.85, 1.0),
+        name=name,
     )
 
 
-# ---------------------------------------------------------------- colour
+def _when_old(cut: Cut, *, female: bool, tied: float) -> Cut:
+    """Women mostly wear it shorter and fuller, men shorter."""
+    if not female:
+        return replace(cut, top=min(cut.top, 0.06), side=min(cut.side, 0.025), back=min(cut.back, 0.03))
+    if tied or cut.round > 0.5:
+        return cut
+    return replace(
+        cut, top=min(cut.top, 0.15), side=min(cut.side, 0.115), back=min(cut.back, 0.115), volume=cut.volume + 0.006,
+        curl=cut.curl + 0.35, curls=cut.curls + 6, weight=cut.weight * 0.6, fringe=cut.fringe * 0.5,
+    )  # fmt: skip
+
+
+# ---- what the years do ---------------------------------------------------------------------------------------------
+
+
+def worn(cast: Cast) -> dict[str, Tensor]:
+    """The hairdo of each portrait, (B,) for each field of `Cut`: a baby's, a child's, an adult's, an old person's."""
+    hair, age = cast.person.hair, cast.age
+    old = step(0, 20, age - hair.old_from)
+    grown = step(0.3, 13.0, age)
+    short = between(age, (0, 4, 10, 15), (0.45, 0.62, 0.85, 1.0))  # children's hair has not had the time
+    out = {}
+    for field in fields(Cut):
+        value = torch.lerp(getattr(hair.cut, field.name), getattr(hair.old, field.name), old)
+        if field.name in ("top", "side", "back", "volume"):
+            value = value * short
+        out[field.name] = torch.lerp(torch.full_like(value, getattr(BABY, field.name)), value, grown)
+    return out
 
 
 def hair_colour(cast: Cast) -> Tensor:
-    """(B, 3) albedo of hair that is not grey: children's is lighter, the lighter the fairer."""
-    pigment = cast.person.hair.pigment
-    fair = step(0.015, 0.06, pigment.mean(1))
-    young = step(15, 2, cast.age) * cast.person.hair.paler_child * fair
-    return pigment * (1 + young[:, None] * pigment.new_tensor([0.60, 0.52, 0.38]))
+    """(B, 3) linear RGB of the hair that is not grey; a child's is lighter."""
+    child = step(15, 2, cast.age)[:, None] * cast.age.new_tensor([0.5, 0.42, 0.3])
+    return cast.person.hair.colour * (1 + child)
 
 
 def greyness(cast: Cast) -> Tensor:
-    """(B,) share of strands that have turned."""
+    """(B,) share of the hairs that are grey, 0-1."""
     hair = cast.person.hair
-    return step(hair.grey_onset, hair.grey_onset + hair.grey_span, cast.age)
+    grey = step(torch.zeros_like(cast.age), hair.grey_span, cast.age - hair.grey_from)
+    return grey * (1 - hair.dyed * step(88, 68, cast.age))
 
 
-def turned(own: Tensor, share: Tensor) -> Tensor:
-    """How grey strands are, 0-1: each turns when `share` (P,) passes its `own` (P,) number, within a year or two."""
-    return step(0, 0.09, share * 1.09 - own)
+def _receding(cast: Cast) -> Tensor:
+    """(B,) how far the hairline has gone back, 0-1.5."""
+    return cast.person.hair.balding * (1.15 * step(20, 62, cast.age) + 0.35 * step(15, 40, cast.age))
 
 
-def greyed(root: Tensor, own: Tensor, share: Tensor) -> Tensor:
-    """Albedo (P, 3) of strands of root colour (P, 3): see `turned`; neighbours blend, or grey hair looks like salt."""
-    grey = 0.40 * share + 0.60 * turned(own, share)
-    silver = (0.30 + 0.19 * share)[:, None] * root.new_tensor([1.0, 0.98, 0.95])
-    return root + grey[:, None] * (silver - root)
+def _bald(cast: Cast) -> Tensor:
+    """(B,) how bald the crown is, 0-1."""
+    return (cast.person.hair.balding * 1.5 - 0.45).clamp(0, 1) * step(26, 68, cast.age)
+
+
+def above_hairline(canonical: Tensor, receding: Tensor) -> Tensor:
+    """(P,) metres above the hairline, positive on the scalp; `receding` (P,)."""
+    x, y, z = canonical.unbind(-1)
+    angle = torch.atan2(x, -(y - CENTRE[1])).abs()
+    line = between(angle, [a * torch.pi / 180 for a in _LINE_AT], _LINE)
+    back = 0.030 * bump(angle, 0.62, 0.30) + 0.016 * bump(angle, 0, 0.35) + 0.020 * bump(angle, 1.05, 0.35)
+    ear = step(0.062, 0.068, x.abs()) * step(-0.080, -0.074, y) * step(-0.020, -0.027, y)
+    ear = ear * step(0.918, 0.912, z) * step(0.842, 0.848, z)
+    return z - line - receding * back - 0.1 * ear
+
+
+def _bald_crown(canonical: Tensor, bald: Tensor) -> Tensor:
+    """(P,) share of roots lost at the crown and then on top."""
+    away = ((canonical - canonical.new_tensor([0, -0.025, 1.005])) * canonical.new_tensor([1, 0.8, 1])).norm(dim=-1)
+    crown = step(0.085 * bald + 0.02, 0.085 * bald - 0.02, away) * step(0.08, 0.5, bald)
+    return torch.maximum(crown, step(0.45, 0.95, bald) * step(0.945, 0.985, canonical[..., 2]))
 
 
 def scalp_cover(cast: Cast, canonical: Tensor, b: Tensor) -> Tensor:
-    """How much hair roots darken the skin there, 0-1: (P,) for canonical points (P, 3) of portraits b (P,)."""
-    return scalp.cover(cast, canonical, b)
+    """(P,) how much hair roots darken the skin, 0-1."""
+    margin = above_hairline(canonical, at(_receding(cast), b))
+    hairy = 1 - 0.85 * _bald_crown(canonical, at(_bald(cast), b))
+    young = at(between(cast.age, (0, 1, 3), (0.10, 0.25, 0.8)), b)
+    return step(-0.002, 0.011, margin) * hairy * young * step(-0.2, -0.19, canonical[:, 1])
 
 
-# ---------------------------------------------------------------- strands
-
-
-def grow_hair(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
-    """The hair of each head, in the frame of the head before it is turned."""
-    root = scalp.root_asset(asset)
-    look = look_now(cast)
-    b, which, alive = _living(cast, look, root)
-    strand = _Strand(cast, look, root, b, which)
-    outside = hull(heads, asset, step(0.035, 0.09, look.side) * (1 - look.tied))
-    length = strand.length(alive) * heads.scale[b]
-    points = _march(strand, heads, outside, asset, root, length)
-    points = torch.einsum("sk,mkc->msc", _smooth_curve(str(asset.device)), points)
-    points = _gather_in_locks(points, strand, len(cast))
-    points = _knotted(points, strand, heads)
-    points = _waved(points, strand, length, outside.centre[b])
-    return Strands(points, b, strand.layer, strand.tint, strand.colour(cast))
-
-
-def _living(cast: Cast, look: SimpleNamespace, root: scalp.Roots) -> tuple[Tensor, Tensor, Tensor]:
-    """Portrait and root of each strand that grows (M,), and how far it is above its threshold, 0-1."""
-    batch, many = len(cast), len(root.canonical)
-    device = cast.age.device
-    every = torch.arange(batch, device=device).repeat_interleave(many)
-    canonical = root.canonical.repeat(batch, 1)
-    share = scalp.density(cast, canonical, every)
-    around, z = scalp.azimuth(canonical), canonical[:, 2]
-    # behind the head nothing is seen of hair that does not hang down beside the neck
-    unseen = step(1.95, 2.35, around) * step(1.0, 0.985, z)
-    share = share * (1 - unseen * (0.88 - 0.30 * step(0.06, 0.16, look.back))[every])
-    share = share * (1 - 0.30 * step(0.02, 0.12, look.side))[every] * 0.97
-    seed = cast.person.seed[every]
-    above = share - uniforms(seed, torch.arange(many, device=device).repeat(batch), 100)
-    index = (above > 0).nonzero()[:, 0]
-    return every[index], index % many, step(0, 0.07, above[index])
-
-
-class _Strand:
-    """What each strand is, before it grows: everything (M,) or (M, 3)."""
-
-    def __init__(self, cast: Cast, look: SimpleNamespace, root: scalp.Roots, b: Tensor, which: Tensor) -> None:
-        hair = cast.person.hair
-        seed = cast.person.seed[b]
-        self.b, self.which, self.clump = b, which, root.clump[which]
-        self.canonical = root.canonical[which]
-        self.look = SimpleNamespace(**{name: value[b] for name, value in vars(look).items()})
-        x, y, z = self.canonical.unbind(1)
-        self.top = step(0.925, 0.990, z)
-        self.rear = step(-0.06, 0.0, y)
-        self.margin = scalp.margin(cast, self.canonical, b)
-        self.right = x > hair.part[b]
-        self.side = torch.where(self.right, 1.0, -1.0)
-        self.front = step(-0.085, -0.105, y) * step(0.062, 0.045, x.abs())
-        self.fringe = self.look.fringe * step(-0.080, -0.095, y) * step(0.056, 0.044, x.abs())
-        self.layer = uniforms(seed, which, 101) ** 0.8
-        self.own = torch.stack([normals(seed, which, 102 + k) for k in range(3)], 1).clamp(-2, 2)
-        self.of_clump = torch.stack([normals(seed, self.clump, 110 + k) for k in range(3)], 1).clamp(-2, 2)
-        self.phase = uniforms(seed, self.clump, 114) * 2 * math.pi
-        self.tint = (0.55 * self.of_clump[:, 0] + 0.55 * self.own[:, 0]).clamp(-2, 2)
-        self.jitter = uniforms(seed, which, 106)
-        self.turns_at = 0.75 * uniforms(seed, which, 107) + 0.25 * uniforms(seed, self.clump, 115)
-
-    def length(self, alive: Tensor) -> Tensor:
-        """(M,) metres for an adult-sized head."""
-        look = self.look
-        laid = look.top * self.top + (1 - self.top) * (look.side + self.rear * (look.back - look.side))
-        rim = step(0.035, 0.0, self.margin) * (1 - self.top)
-        laid = laid * (1 - look.taper * rim)
-        laid = laid + self.fringe * (0.060 - laid)
-        uneven = 0.30 - 0.12 * step(0.05, 0.2, look.side)
-        laid = laid * (1 - uneven * self.jitter) * (1 + 0.06 * self.of_clump[:, 1] * look.clump)
-        baby_hairs = 0.30 + 0.70 * step(-0.001, 0.008, self.margin)
-        return laid * baby_hairs * (0.35 + 0.65 * alive)
-
-    def colour(self, cast: Cast) -> Tensor:
-        """(M, 3) albedo; the temples grey first."""
-        temple = step(0.985, 0.92, self.canonical[:, 2])
-        share = (greyness(cast)[self.b] * (0.78 + 0.5 * temple)).clamp(0, 1)
-        return greyed(hair_colour(cast)[self.b], self.turns_at, share)
-
-
-def _march(
-    strand: _Strand, heads: Heads, outside: Hull, asset: HeadAsset, root: scalp.Roots, length: Tensor
-) -> Tensor:
-    """Grow strands knot by knot: (M, _KNOTS + 1, 3)."""
-    b, look = strand.b, strand.look
-    scale, centre = heads.scale[b], outside.centre[b]
-    eyes = heads.eyes.mean(1)[b]
-    point = scalp.at_roots(heads.vertices, root, strand.which, b)
-    normal = unit(scalp.at_roots(heads.normals, root, strand.which, b))
-    seg = (length / _KNOTS)[:, None]
-    hang = step(0.2, 0.5, look.gravity)
-    stands = step(1.5, 2.1, look.lift)  # afros
-    lift = look.lift * (1 - (0.72 * (1 - strand.top)) * (1 - stands))
-    volume = look.volume * scale * strand.layer
-    knot = torch.stack([torch.zeros_like(scale), 0.108 * scale, look.knot * scale], 1) + centre
-    unruly = 0.10 + 0.30 * look.frizz
-    stray = (0.6 * strand.of_clump + 0.5 * strand.own) * unruly[:, None]
-    outwards = (1 - strand.fringe) * hang
-    down = torch.zeros_like(point)
-    down[:, 2] = -1
-    towards = unit(normal * lift[:, None] + stray * 0.4)
-    points = [point]
-    for i in range(_KNOTS):
-        t = (i + 1) / _KNOTS
-        outward, _, _ = outside.at(point, b)
-        fade = 1 - hang * min(1.0, 1.7 * t)
-        fade = torch.maximum(fade, strand.front * (1 - 1.1 * t) * (1 - strand.fringe))
-        across = strand.side * look.sideways * fade * (1 - 0.9 * strand.fringe)
-        backwards = look.backwards * fade
-        backwards = backwards + strand.fringe * (-1.0 - backwards)
-        downwards = -(0.25 + 0.75 * (1 - strand.top)) * (1 - stands)
-        comb = torch.stack([across, backwards, downwards], 1)
-        comb = comb + look.tied[:, None] * (1.4 * unit(knot - point) - comb)
-        comb = comb - outward * dot(comb, outward)[:, None] + outward * (0.9 * stands)[:, None]
-        pull = down * (look.gravity * (0.5 + 2.5 * t))[:, None]
-        field = 1.3 * comb + pull + stray
-        if i == 0:
-            field = field + normal * (0.8 * lift)[:, None]
-        towards = unit(towards * 0.42 + 0.58 * field)
-        point = point + towards * seg
-
-        # hanging hair frames the face and does not cross it
-        before = step(-0.025, -0.055, (point[:, 1] - centre[:, 1]) / scale)
-        height = (point[:, 2] - eyes[:, 2]) / scale
-        half = 0.060 * step(0.046, 0.022, height) * (0.80 + 0.20 * step(-0.09, -0.04, height))
-        inside = (half - strand.side * (point[:, 0] - centre[:, 0]) / scale).clamp(min=0) * before * outwards
-        point = point + torch.stack([strand.side * inside * scale * 0.7, 0.4 * inside * scale, 0 * inside], 1)
-
-        outward, distance, radius = outside.at(point, b)
-        least = radius + 0.0012 * scale + volume * min(1.0, (i + 1) / 3) ** 0.7
-        if i == 0:
-            least = torch.minimum(least, distance + 0.002)
-        most = least + (0.010 + 0.5 * look.gravity + 0.1 * stands) * scale
-        point = centre + outward * torch.minimum(torch.maximum(distance, least), most)[:, None]
-        points.append(point)
-    return torch.stack(points, 1)
+# ---- growth --------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4)
-def _smooth_curve(device: str) -> Tensor:
-    """(SEGMENTS + 1, _KNOTS + 1) weights of a Catmull-Rom curve through the knots."""
-    weights = torch.zeros(SEGMENTS + 1, _KNOTS + 1)
-    for row in range(SEGMENTS + 1):
-        at = row * _KNOTS / SEGMENTS
-        k = min(int(at), _KNOTS - 1)
-        t = at - k
-        basis = (
-            0.5 * (-t + 2 * t * t - t**3),
-            0.5 * (2 - 5 * t * t + 3 * t**3),
-            0.5 * (t + 4 * t * t - 3 * t**3),
-            0.5 * (-t * t + t**3),
-        )
-        for offset, weight in enumerate(basis, -1):
-            weights[row, min(max(k + offset, 0), _KNOTS)] += weight
-    return weights.to(device)
+def _roots(device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Triangle, weights, canonical position and lock of every root, in an order that is random."""
+    asset = head_asset(device)
+    low = asset.template[asset.faces][:, :, 2].amin(1)
+    ears = asset.ears[asset.faces].amax(1)
+    triangle, weights = scattered(asset, (asset.kind == SKIN) & (low > 0.80) & (ears < 0.3), 6 * ROOTS, 60)
+    where = points_on(triangle, weights, asset.template[None], asset)[0]
+    ok = (above_hairline(where, torch.zeros_like(where[:, 0])) > -0.004) & (where[:, 2] > 0.83)
+    keep = ok.nonzero()[:ROOTS, 0]
+    where = where[keep]
+    return triangle[keep], weights[keep], where, torch.cdist(where, where[:_LOCKS]).argmin(1)
 
 
-def _gather_in_locks(points: Tensor, strand: _Strand, batch: int) -> Tensor:
-    """Draw strands towards the middle of their lock, the more the nearer to the tip."""
-    steps = points.shape[1]
-    lock = ((strand.b * 2 + strand.right.long()) * scalp.CLUMPS) + strand.clump
-    total = points.new_zeros(batch * 2 * scalp.CLUMPS, steps * 3).index_add_(0, lock, points.flatten(1))
-    count = points.new_zeros(batch * 2 * scalp.CLUMPS).index_add_(0, lock, torch.ones_like(strand.tint))
-    middle = (total / count.clamp(min=1)[:, None])[lock].view_as(points)
-    t = torch.linspace(0, 1, steps, device=points.device)
-    hold = strand.look.clump * 0.8 * (1 - 0.4 * strand.jitter)
-    return points + (hold[:, None] * t**1.3)[..., None] * (middle - points)
+def _density(cast: Cast, cut: dict[str, Tensor], roots: Tensor, b: Tensor) -> Tensor:
+    """(P,) share of the strands that grow at canonical `roots`."""
+    age = cast.age
+    margin = above_hairline(roots, at(_receding(cast), b))
+    edge = step(torch.full_like(margin, -0.003), at(0.006 + 0.006 * step(40, 55, age), b), margin)
+    length = torch.maximum(cut["top"], cut["back"])
+    share = between(length, (0.005, 0.05, 0.2, 0.4), (1.0, 0.80, 0.58, 0.46)) * cast.person.hair.fine
+    share = share * (1 - 0.30 * step(50, 92, age)) * between(age, (0, 1, 3), (0.45, 0.65, 1.0))
+    nape = torch.atan2(roots[:, 0], -(roots[:, 1] - CENTRE[1])).abs()
+    hidden = step(2.1, 2.4, nape) * step(0.995, 0.985, roots[:, 2]) * at(0.75 - 0.2 * step(0.07, 0.12, cut["back"]), b)
+    return edge * at(share, b) * (1 - 0.97 * _bald_crown(roots, at(_bald(cast), b))) * (1 - hidden)
 
 
-def _knotted(points: Tensor, strand: _Strand, heads: Heads) -> Tensor:
-    """Wind the ends of tied hair into a knot."""
-    look, scale = strand.look, heads.scale[strand.b]
-    t = torch.linspace(0, 1, points.shape[1], device=points.device)
-    angle = strand.own[:, :1] * 2 + 7 * t
-    up = strand.own[:, 1:2] * 0.8 + 2.5 * t
-    ball = torch.stack([angle.cos() * up.cos(), angle.sin() * up.cos(), up.sin()], 2) * 0.030
-    ball = ball + ball.new_tensor([0.0, 0.112, 0.0])
-    ball[..., 2] = ball[..., 2] + look.knot[:, None]
-    place = heads.centre[strand.b][:, None] + ball * scale[:, None, None]
-    share = step(0.62, 0.95, t) * look.tied[:, None]
-    return points + share[..., None] * (place - points)
+def grow_hair(cast: Cast, heads: Heads, asset: HeadAsset) -> Strands:
+    """The hair of each head."""
+    canonical = _roots(str(asset.device))[2]
+    every = torch.arange(len(cast) * len(canonical), device=asset.device)
+    portrait, root = torch.div(every, len(canonical), rounding_mode="floor"), every % len(canonical)
+    cut = worn(cast)
+    chance = uniforms(at(cast.person.seed, portrait), root, 70)
+    density = _density(cast, cut, canonical[root], portrait)
+    alive = (chance < density).nonzero()[:, 0]
+    portrait, root, chance = portrait[alive], root[alive], (chance / density.clamp(min=1e-6))[alive]
+    growth = _Growth(cast, heads, asset, cut, portrait, root)
+    points, layer, tint = growth.grown(step(1.0, 0.85, chance))
+    colour = _coloured(cast, portrait, root, canonical)
+    kept = (~growth.across_the_face(points)).nonzero()[:, 0]
+    fine = at(between(cast.age, (0, 1, 3), (0.28, 0.55, 1.0)), portrait)
+    return Strands(*(field[kept] for field in (points, portrait, layer, tint, colour, fine)))
 
 
-def _waved(points: Tensor, strand: _Strand, length: Tensor, centre: Tensor) -> Tensor:
-    """Waves and curls, which neighbours share, and the little that each strand adds."""
-    look = strand.look
-    t = torch.linspace(0, 1, points.shape[1], device=points.device)
-    tangent = unit(torch.cat([points[:, 1:] - points[:, :-1], points[:, -1:] - points[:, -2:-1]], 1))
-    outward = unit(points - centre[:, None])
-    first = unit(outward - tangent * dot(outward, tangent)[..., None])
-    second = torch.linalg.cross(tangent, first)
-    amplitude = torch.minimum(look.wave, 0.10 * length)
-    turns = length / look.wavelength * (1 + 0.12 * strand.of_clump[:, 2])
-    own = strand.own[:, 1] * (0.3 + 2.0 * look.frizz**2)
-    angle = 2 * math.pi * turns[:, None] * t + (strand.phase + own)[:, None]
-    size = (amplitude[:, None] * step(0, 0.35, t))[..., None]
-    return points + size * (angle.sin()[..., None] * second + 0.5 * (1 + angle.cos())[..., None] * first)
+def _coloured(cast: Cast, b: Tensor, root: Tensor, canonical: Tensor) -> Tensor:
+    """(M, 3): each strand turns grey within a year or two, temples first."""
+    seed, grey = at(cast.person.seed, b), at(greyness(cast), b)
+    temple = step(0.985, 0.92, canonical[root, 2])
+    share = (grey * (0.8 + 0.5 * temple)).clamp(0, 1)
+    turned = step(-0.06, 0.06, share * 1.12 - 0.06 - uniforms(seed, root, 71))[:, None]
+    turned = 0.25 * share[:, None] + 0.75 * turned
+    return at(hair_colour(cast), b) * (1 - turned) + turned * turned.new_tensor(_GREY)
+
+
+class _Growth:
+    """Strands growing, all of a batch at once; M of them."""
+
+    def __init__(
+        self, cast: Cast, heads: Heads, asset: HeadAsset, cut: dict[str, Tensor], b: Tensor, root: Tensor
+    ) -> None:
+        triangle, weights, canonical, lock = _roots(str(asset.device))
+        self.b, self.root = b, root
+        corners = asset.faces[triangle[root]]
+        first = (b * heads.vertices.shape[1])[:, None] + corners
+        flat, normal = heads.vertices.flatten(0, 1), heads.normals.flatten(0, 1)
+        share = weights[root]
+        self.start = sum(flat.index_select(0, first[:, k]) * share[:, k, None] for k in range(3))
+        self.normal = unit(sum(normal.index_select(0, first[:, k]) * share[:, k, None] for k in range(3)))
+        self.canonical = canonical[root]
+        self.scale, self.centre = at(heads.scale, b), at(heads.centre, b)
+        self.hull = Hull(heads, asset)
+        # the hull is smooth and so lies a little off the head, which short hair must not
+        radius = (self.start - self.centre).norm(dim=1)
+        self.gap = self.hull.radius((self.start - self.centre) / radius[:, None], b) - radius
+        self.cut = {name: at(value, b) for name, value in cut.items()}
+        self.part = at(cast.person.hair.part, b)
+        self.thin = at(1 - 0.35 * step(60, 92, cast.age), b)
+        seed, lock = at(cast.person.seed, b), lock[root]
+        self.own = torch.stack([normals(seed, root, 72 + k).clamp(-2.5, 2.5) for k in range(3)], 1)
+        self.locks = torch.stack([normals(seed, lock, 80 + k).clamp(-2.5, 2.5) for k in range(3)], 1)
+        self.phase = torch.stack([uniforms(seed, lock, 90 + k) for k in range(3)], 1) * 2 * torch.pi
+        self.layer = uniforms(seed, root, 75) ** 0.8
+        self.length = self._lengths(uniforms(seed, root, 76))
+
+    def _lengths(self, chance: Tensor) -> Tensor:
+        """(M,) metres."""
+        x, y, z = self.canonical.unbind(1)
+        top, back = step(0.935, 0.985, z), step(-0.06, 0.0, y)
+        cut = self.cut
+        length = cut["top"] * top + (1 - top) * (cut["side"] * (1 - back) + cut["back"] * back)
+        self.top = top
+        # a share of the front hair is cut above the brows
+        self.fringe = cut["fringe"] * step(-0.080, -0.090, y) * step(0.054, 0.046, x.abs())
+        length = length + self.fringe * (0.056 - length)
+        return length * (0.80 + 0.32 * chance) * self.scale
+
+    def grown(self, edge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points (M, STEPS + 1, 3), layers and tints; `edge` (M,) is small for strands on the brink of thinning."""
+        cut, scale = self.cut, self.scale[:, None]
+        length = self.length * (0.35 + 0.65 * edge)
+        segment = (length / STEPS)[:, None]
+        lying = 1 - cut["round"].clamp(0, 1)  # 0 for hair that stands by itself
+        lift = cut["lift"] * (lying * (0.25 + 0.75 * self.top) + 1 - lying)
+        heading = unit(self.normal * lift[:, None] + self.own * 0.12)
+        side = torch.tanh((self.canonical[:, 0] - self.part) / 0.004)
+        front = step(-0.09, -0.105, self.canonical[:, 1]) * step(0.052, 0.040, self.canonical[:, 0].abs())
+        knot = self.centre + scale * scale.new_tensor([0, 0.115, -0.02])
+        heavy = step(0.15, 0.45, cut["weight"])
+        volume = cut["volume"] * self.scale * self.thin
+        frequency = cut["curls"] * (1 + 0.15 * self.locks[:, 0])
+        crinkled = cut["round"].clamp(0, 1)
+        swing = cut["curl"] * (0.55 + 1.6 * crinkled)
+        keep = (0.63 - 0.28 * crinkled)[:, None]  # of the direction so far
+        p, points = self.start, [self.start]
+        for k in range(STEPS):
+            t = (k + 1) / STEPS
+            away = p - self.centre
+            radius = away.norm(dim=1)
+            out = away / radius[:, None]
+            combing = 1 - heavy * min(1.0, 1.9 * t)  # long hair is combed at the roots and then falls
+            combing = torch.maximum(combing, front * (1 - self.fringe) * max(0.0, 1.9 * (1 - 1.3 * t)) * heavy)
+            back = cut["backwards"] * combing * (1 - self.fringe) - self.fringe
+            pull = torch.stack(
+                [
+                    side * cut["across"] * combing * (1 - 0.9 * self.fringe),
+                    back,
+                    -cut["down"] - 0.9 * (1 - self.top) * lying * (1 - cut["tied"]),
+                ],
+                1,
+            )
+            tied = unit(knot - p) * 1.4
+            pull = pull + cut["tied"][:, None] * (tied - pull)
+            pull = pull - out * dot(pull, out)[:, None] + 0.9 * (cut["round"] * (cut["lift"] > 0))[:, None] * out
+            fall = torch.zeros_like(p)
+            fall[:, 2] = -cut["weight"] * (0.5 + 3.0 * t)
+            arc = (k * segment[:, 0] / self.scale * frequency)[:, None] * 2 * torch.pi
+            wave = torch.cos(arc * p.new_tensor([1, 1, 0.7]) + self.phase + 0.5 * self.own) * swing[:, None]
+            mess = ((0.55 - 0.35 * crinkled)[:, None] * self.locks + 0.25 * self.own) * cut["mess"][:, None]
+            lifted = self.normal * (0.25 * lift * (1 - t))[:, None] if k < 3 else 0
+            force = 1.3 * pull + fall + mess + wave + self._off_the_face(p)
+            heading = unit(keep * heading + (1 - keep) * force + lifted)
+            p = p + heading * segment
+            p = self._outside(p, k, volume, lying)
+            points.append(p)
+        return torch.stack(points, 1), self.layer, 0.6 * self.locks[:, 0] + 0.6 * self.own[:, 0]
+
+    def _off_the_face(self, p: Tensor) -> Tensor:
+        """(M, 3) what brushes long hair away from the face."""
+        x, y, z = ((p - self.centre) / self.scale[:, None]).unbind(1)
+        over = step(-0.040, -0.050, y) * step(0.066, 0.054, x.abs()) * step(0.056, 0.044, z) * step(-0.17, -0.15, z)
+        over = over * (1 - self.fringe) * (0.4 + self.cut["weight"] * 2).clamp(max=1)
+        return torch.stack([torch.tanh(x / 0.004) * 1.6 * over, 0.9 * over, torch.zeros_like(x)], 1)
+
+    def across_the_face(self, points: Tensor) -> Tensor:
+        """(M,) bool: a second or later point hangs before the eyes, nose or mouth; fringes end above them."""
+        x, y, z = ((points - self.centre[:, None]) / self.scale[:, None, None]).unbind(-1)
+        before = (y < -0.034) & (x.abs() < 0.065) & (z < 0.028) & (z > -0.13)
+        return (before.sum(1) > 1) & (self.fringe < 0.5)
+
+    def _outside(self, p: Tensor, k: int, volume: Tensor, lying: Tensor) -> Tensor:
+        """Push strands out of the head, and keep short ones near it."""
+        away = p - self.centre
+        radius = away.norm(dim=1)
+        surface = self.hull.radius(away / radius[:, None], self.b) + 0.0012 * self.scale
+        surface = surface - self.gap * torch.exp(-(k + 1) / STEPS * self.length / 0.03)
+        surface = surface + volume * self.layer * min(1.0, (k + 1) / 4) ** 0.7
+        if k == 0:
+            surface = torch.minimum(surface, radius + 0.002)
+        near = (0.0004 + 1.3 * self.cut["volume"]).clamp(max=0.008)
+        far = surface + (near + 0.03 * (1 - lying) + 0.020 * step(0.15, 0.4, self.cut["weight"])) * self.scale
+        return self.centre + away * (torch.minimum(torch.maximum(radius, surface), far) / radius)[:, None]
