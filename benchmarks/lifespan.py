@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=40, help="for ages within a person; a fifth for smoothness")
     parser.add_argument("--size", type=int, default=256, help="pixels")
     parser.add_argument("--batch", type=int, help="portraits rendered at once; 32 on a GPU, 1 on a CPU")
+    parser.add_argument("--plot", type=Path, help="write the calibration of the age judge here, as SVG")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     given.batch = given.batch or (32 if given.device.startswith("cuda") else 1)
@@ -50,6 +52,8 @@ def main() -> None:
     for name in given.what or PARTS:
         result[name], table = PARTS[name](given)
         tables.append(table)
+    if given.plot and "ages" in result:
+        given.plot.write_text(calibration(result["ages"]), encoding="utf-8")
     print(json.dumps(result, indent=2))
     print("", *tables, sep="\n\n", file=sys.stderr)
 
@@ -143,6 +147,32 @@ def ages(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "decade    n   true   read    MAE\n" + "\n".join(lines)
     )
     return result, table
+
+
+def calibration(result: dict[str, Any]) -> str:
+    """An SVG of ages read against true ages: every portrait a dot, every decade's mean on a line."""
+    side, edge = 360, 40
+
+    def at(true: float, read: float) -> str:
+        return f"{edge + true * (side - edge - 10) / 100:.1f},{side - edge - read * (side - edge - 10) / 100:.1f}"
+
+    lines = [f'<path d="M{at(0, 0)} L{at(100, 100)}" stroke="#999" stroke-dasharray="4 4"/>']
+    lines += [
+        f'<path d="M{at(0, t)} L{at(100, t)} M{at(t, 0)} L{at(t, 100)}" stroke="#eee"/>' for t in range(0, 101, 20)
+    ]
+    for tick in range(0, 101, 20):
+        (x, y), (x0, y0) = at(tick, 0).split(","), at(0, tick).split(",")
+        lines.append(f'<text x="{x}" y="{float(y) + 16}" text-anchor="middle">{tick}</text>')
+        lines.append(f'<text x="{float(x0) - 6}" y="{float(y0) + 4}" text-anchor="end">{tick}</text>')
+    dots = [at(*pair).split(",") for pair in result["pairs"]]
+    lines += [f'<circle cx="{x}" cy="{y}" r="2" fill="#1f77b4" fill-opacity="0.4"/>' for x, y in dots]
+    means = " L".join(at(row["true"], row["read"]) for row in result["decades"])
+    lines.append(f'<path d="M{means}" fill="none" stroke="#d62728" stroke-width="2"/>')
+    lines.append(f'<text x="{side / 2}" y="{side - 6}" text-anchor="middle">true age, years</text>')
+    lines.append(f'<text transform="translate(11 {side / 2}) rotate(-90)" text-anchor="middle">age read, years</text>')
+    style = 'font-family="sans-serif" font-size="11" style="background:white"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" width="{side}" {style}>'
+    return "\n".join([head, *lines, "</svg>", ""])
 
 
 def within(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
