@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     ("wrong", "says"),
     [
         ({"format": "gif"}, "format is one of png, webp, jpg, shards, not 'gif'"),
-        ({"size": 8}, "size is a whole number from 16 to 2048, not 8"),
+        ({"size": 8}, "size is a whole number from 32 to 1024, not 8"),
         ({"quality": 0}, "quality is a whole number from 1 to 100, not 0"),
         ({"shard_size": 0}, "shard_size"),
         ({"split": "all"}, "no split 'all'"),

@@ -32,6 +32,7 @@ from sam_age.data.storing import (
     write_whole,
 )
 from sam_age.errors import InputError
+from sam_age.lifespan.portrait import SIZES
 from sam_age.lifespan.splits import Portrait, check_ages, plan
 
 SETTINGS, PORTRAITS, PEOPLE, REPORT, SHEETS = "render.json", "portraits.jsonl", "people.jsonl", "report.json", "sheets"
@@ -62,7 +63,7 @@ class Settings:
     scenes: int | str | None = None
     size: int = 256
     format: str = "webp"
-    quality: int = 80
+    quality: int = 90
     shard_size: int = 1000
     shard_images: str = "webp"
 
@@ -70,7 +71,7 @@ class Settings:
         for key, known in (("format", FORMATS), ("shard_images", tuple(IMAGES))):
             if getattr(self, key) not in known:
                 raise InputError(f"{key} is one of {', '.join(known)}, not {getattr(self, key)!r}.")
-        for key, (least, most) in {"size": (16, 2048), "quality": (1, 100), "shard_size": (1, 10**6)}.items():
+        for key, (least, most) in {"size": SIZES, "quality": (1, 100), "shard_size": (1, 10**6)}.items():
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise InputError(f"{key} is a whole number from {least} to {most}, not {value!r}.")
