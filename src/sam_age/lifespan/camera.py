@@ -108,12 +108,6 @@ def posed_body(vertices: Tensor, view: View, asset: HeadAsset) -> Tensor:
     return vertices + share * (view.pose(vertices, every) - vertices)
 
 
-def metres_to_pixels(view: View, heads: Heads, cast: Cast, size: int) -> Tensor:
-    """(B,) pixels that a metre at the face measures in a picture of side `size`."""
-    side = 1 / torch.linalg.det(view.axes).abs().sqrt()
-    return size / (side * cast.scene.pose.distance * heads.scale)
-
-
 def towards(camera: Tensor, points: Tensor, b: Tensor) -> Tensor:
     """Unit vectors from points (P, 3) to their portrait's camera."""
     return unit(at(camera, b) - points)
