@@ -4,15 +4,18 @@ import pytest
 import torch
 from torch import nn
 
+from sam_age.models import ops
 from sam_age.models.ops import (
     Blur,
     EqualConv2d,
     EqualLinear,
     ModulatedConv2d,
     PixelNorm,
+    down_convolve,
     fir_kernel,
     leaky_relu,
     modulated_conv2d,
+    up_convolve,
     upfirdn2d,
 )
 from sam_age.models.stylegan2 import StyledConv, ToRGB
@@ -155,3 +158,22 @@ def test_half_precision_does_not_overflow_where_float32_does_not() -> None:
     got = modulated_conv2d(x.half(), weight.half(), style)
     assert got.dtype == torch.float16
     assert (got.float() - want).norm() / want.norm() < 3e-3
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_filters_folded_into_weights_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 5, size, size, dtype=torch.float64, requires_grad=True)
+    kernel = torch.rand(4, 4, dtype=torch.float64)  # not symmetric: flips show
+    convolve = [lambda: down_convolve(x, weight, kernel)]
+    if size == 3:  # with one tap the margins of the way up differ, and nothing is folded
+        convolve.append(lambda: up_convolve(x, weight, kernel))
+    for one in convolve:
+        results = []
+        for folds in (False, True):
+            monkeypatch.setattr(ops, "folds_filters", lambda x, folds=folds: folds)
+            y = one()
+            results.append((y, *torch.autograd.grad(y.square().sum(), (x, weight))))
+        for apart, folded in zip(*results, strict=True):
+            torch.testing.assert_close(folded, apart, rtol=1e-10, atol=1e-10)

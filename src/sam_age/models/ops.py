@@ -50,6 +50,29 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
     return F.conv2d(x, kernel, stride=down, groups=channels)
 
 
+def folds_filters(x: Tensor) -> bool:
+    """Whether filters are folded into the weights beside them: on GPUs, where a filter of its own is a slow pass over
+    memory and four times the products are cheap; a CPU multiplies slowly."""
+    return x.is_cuda
+
+
+def fold(weight: Tensor, kernel: Tensor, *, flip: bool) -> Tensor:
+    """A convolution's weight and the FIR filter before or after it, as one weight.
+
+    Args:
+        weight: (O, I, K, K), as `conv2d` takes it.
+        kernel: (F, F), as `upfirdn2d` takes it.
+        flip: for a filter before `conv2d`; False for one after `conv_transpose2d`.
+    Returns:
+        (O, I, K + F - 1, K + F - 1).
+    """
+    outputs, inputs, size, _ = weight.shape
+    taps = kernel if flip else kernel.flip(0, 1)  # conv2d correlates: this convolves with the filter's other side
+    with torch.autocast(weight.device.type, enabled=False):
+        full = F.conv2d(weight.reshape(-1, 1, size, size), taps.to(weight.dtype)[None, None], padding=len(kernel) - 1)
+    return full.reshape(outputs, inputs, *full.shape[-2:])
+
+
 def leaky_relu(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """sqrt(2) LeakyReLU(x + bias) with slope 0.2; bias (C,) goes to dimension 1 of x."""
     if bias is not None:
@@ -88,19 +111,36 @@ def modulated_conv2d(
             peak = style.abs().amax(1, keepdim=True).clamp_min(1e-8)
             style, gain = style / peak, gain * peak
     x = x * style[:, :, None, None].to(x.dtype)
-    weight = weight.to(x.dtype)
     size = weight.shape[-1]
     if up_kernel is not None:
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-        # the transposed convolution leaves 2H + size - 2 rows; the blur trims them to 2H
-        excess = (up_kernel.shape[0] - 2) - (size - 1)
-        x = upfirdn2d(x, up_kernel, pad=((excess + 1) // 2 + 1, excess // 2 + 1))
+        x = up_convolve(x, weight, up_kernel)
     elif down_kernel is not None:
-        x = upfirdn2d(x, down_kernel, pad=down_padding(down_kernel, size))
-        x = F.conv2d(x, weight, stride=2)
+        x = down_convolve(x, weight, down_kernel)
     else:
-        x = F.conv2d(x, weight, padding=size // 2)
+        x = F.conv2d(x, weight.to(x.dtype), padding=size // 2)
     return x if gain is None else x * gain[:, :, None, None].to(x.dtype)
+
+
+def up_convolve(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+    """Transposed convolution with stride 2, then an FIR filter (sum 4): (N, I, H, W) -> (N, O, 2H, 2W)."""
+    size = weight.shape[-1]
+    # the transposed convolution leaves 2H + size - 2 rows; the filter trims them to 2H
+    excess = (kernel.shape[0] - 2) - (size - 1)
+    before, after = (excess + 1) // 2 + 1, excess // 2 + 1
+    if folds_filters(x) and before == after:
+        whole = fold(weight, kernel, flip=False).to(x.dtype)
+        return F.conv_transpose2d(x, whole.transpose(0, 1), stride=2, padding=len(kernel) - 1 - before)
+    x = F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
+    return upfirdn2d(x, kernel, pad=(before, after))
+
+
+def down_convolve(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
+    """An FIR filter (sum 1), then a convolution with stride 2: (N, I, H, W) -> (N, O, H / 2, W / 2)."""
+    before, after = down_padding(kernel, weight.shape[-1])
+    if folds_filters(x) and before == after:
+        return F.conv2d(x, fold(weight, kernel, flip=True).to(x.dtype), stride=2, padding=before)
+    x = upfirdn2d(x, kernel, pad=(before, after))
+    return F.conv2d(x, weight.to(x.dtype), stride=2)
 
 
 def down_padding(kernel: Tensor, conv_size: int) -> tuple[int, int]:

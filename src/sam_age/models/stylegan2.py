@@ -22,6 +22,7 @@ from sam_age.models.ops import (
     ModulatedConv2d,
     PixelNorm,
     Upsample,
+    down_convolve,
     down_padding,
     fir_kernel,
 )
@@ -283,6 +284,14 @@ class ConvLayer(nn.Sequential):
         if activate:
             layers.append(FusedLeakyReLU(channels))
         super().__init__(*layers)
+        self.down = down
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.down:
+            return super().forward(x)
+        blur, conv, *activation = self
+        x = down_convolve(x, conv.weight * conv.scale, blur.kernel)
+        return activation[0](x) if activation else x
 
 
 class ResBlock(nn.Module):
