@@ -44,6 +44,6 @@ def without_idle_networks(losses: Any) -> Any:
     losses = OmegaConf.create(OmegaConf.to_container(losses, resolve=True))
     terms = {"identity_net": ("identity",), "perceptual_net": ("lpips", "lpips_aging", "lpips_crop")}
     for network, names in terms.items():
-        if network in losses and all(losses.get(name) == 0 for name in names):
+        if network in losses and all(losses.get(name, 0) == 0 for name in names):
             losses[network] = None
     return losses

@@ -1,6 +1,7 @@
-"""Every term of SAM's objective, and their weighted sum.
+"""Every term of SAM's objective and of pSp's, and their weighted sums.
 
-Source: SAM (Alaluf et al. 2021), section 3.3, with the weights and details of the authors' published run.
+Sources: SAM (Alaluf et al. 2021), section 3.3; pSp (Richardson et al. 2021), section 3.2; both with the weights and
+details of the authors' published runs.
 All terms are computed on 256-pixel images in [-1, 1], at float32 or better whatever precision made them.
 """
 
@@ -110,12 +111,7 @@ class AgingLosses(nn.Module):
             "age": age,
             "w_norm": w_norm,
         }
-        if negative := [name for name, weight in weights.items() if weight < 0]:
-            raise ValueError(f"Loss weights cannot be negative: {', '.join(negative)}.")
-        if identity and identity_net is None:
-            raise ValueError(f"The identity loss has weight {identity} but there is no identity_net.")
-        if (lpips or lpips_aging or lpips_crop) and perceptual_net is None:
-            raise ValueError("The lpips losses have weights but there is no perceptual_net.")
+        _check(weights, identity_net, perceptual_net)
         self.weights = weights
         self.weighted_identity = weighted_identity
         self.age_net = age_net.requires_grad_(False).eval()
@@ -219,3 +215,114 @@ class AgingLosses(nn.Module):
         loss = torch.stack(weighted).sum()
         terms["loss"] = loss.detach()
         return loss, terms
+
+
+class InversionLosses(nn.Module):
+    """The weighted sum of pSp's terms, and of one for faces whose code is known.
+
+    Args:
+        identity_net: faces -> unit embeddings; may be None when `identity` is 0.
+        perceptual_net: LPIPS or its like; may be None when both lpips weights are 0.
+        l2, lpips: weights on the whole face.
+        l2_crop, lpips_crop: on the identity crop.
+        identity: of 1 - cosine to the face's embedding.
+        w_norm: of the distance of w+ from the average latent.
+        code: of the mean squared error of w+ where the true code is known, which is where the generator made the face.
+
+    A term whose weight is 0 is not computed. The defaults are pSp's run on FFHQ.
+    """
+
+    def __init__(
+        self,
+        identity_net: IdentityNet | None = None,
+        perceptual_net: PerceptualNet | None = None,
+        *,
+        l2: float = 1.0,
+        l2_crop: float = 0.0,
+        lpips: float = 0.8,
+        lpips_crop: float = 0.0,
+        identity: float = 0.1,
+        w_norm: float = 0.005,
+        code: float = 1.0,
+    ) -> None:
+        super().__init__()
+        weights = {
+            "l2": l2,
+            "l2_crop": l2_crop,
+            "lpips": lpips,
+            "lpips_crop": lpips_crop,
+            "identity": identity,
+            "w_norm": w_norm,
+            "code": code,
+        }
+        _check(weights, identity_net, perceptual_net)
+        if not any(weight for name, weight in weights.items() if name != "code"):
+            raise ValueError("Every loss weight but that of codes is 0: there is nothing to learn from.")
+        self.weights = weights
+        self.identity_net = identity_net.requires_grad_(False).eval() if identity else None
+        self.perceptual_net = perceptual_net.requires_grad_(False).eval() if lpips or lpips_crop else None
+
+    def train(self, mode: bool = True) -> InversionLosses:
+        """The judges stay in eval mode: their statistics are not ours to change."""
+        return super().train(False)
+
+    def forward(
+        self, images: Tensor, w_plus: Tensor, faces: Tensor, *, latent_avg: Tensor, codes: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective for one pass.
+
+        Args:
+            images: (N, 3, 256, 256), what the generator made of the codes.
+            w_plus: (N, n_styles, D), the codes the encoder made of the faces.
+            faces: (N, 3, 256, 256) in [-1, 1].
+            latent_avg: (n_styles, D).
+            codes: (K, n_styles, D), the true codes of the last K faces, if any are known.
+        Returns:
+            loss, a scalar; and its terms before weighting, detached, with `identity_similarity` (mean cosine) for
+            the log.
+        """
+        images, w_plus, faces = at_least_float32(images), at_least_float32(w_plus), at_least_float32(faces)
+        weights = self.weights
+        weighted: list[Tensor] = []
+        terms: dict[str, Tensor] = {}
+
+        def add(name: str, value: Tensor) -> None:
+            weighted.append(weights[name] * value)
+            terms[name] = value.detach()
+
+        if weights["l2"]:
+            add("l2", F.mse_loss(images, faces))
+        if weights["l2_crop"]:
+            add("l2_crop", F.mse_loss(face_crop(images), face_crop(faces)))
+        if weights["lpips"]:
+            add("lpips", self._perceptual_distance(images, faces))
+        if weights["lpips_crop"]:
+            add("lpips_crop", self._perceptual_distance(face_crop(images), face_crop(faces)))
+        if weights["identity"]:
+            with torch.no_grad():
+                own = at_least_float32(self.identity_net(faces))
+            similarity = (at_least_float32(self.identity_net(images)) * own).sum(1).mean()
+            add("identity", 1 - similarity)
+            terms["identity_similarity"] = similarity.detach()
+        if weights["w_norm"]:
+            add("w_norm", w_norm(w_plus, latent_avg))
+        if weights["code"] and codes is not None:
+            add("code", F.mse_loss(w_plus[-len(codes) :], codes))
+        loss = torch.stack(weighted).sum()
+        terms["loss"] = loss.detach()
+        return loss, terms
+
+    def _perceptual_distance(self, images: Tensor, faces: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.perceptual_net.features(faces)
+        return self.perceptual_net.distance(self.perceptual_net.features(images), features).mean()
+
+
+def _check(weights: dict[str, float], identity_net: IdentityNet | None, perceptual_net: PerceptualNet | None) -> None:
+    """ValueError for negative weights, and for terms without their network."""
+    if negative := [name for name, weight in weights.items() if weight < 0]:
+        raise ValueError(f"Loss weights cannot be negative: {', '.join(negative)}.")
+    if weights["identity"] and identity_net is None:
+        raise ValueError(f"The identity loss has weight {weights['identity']} but there is no identity_net.")
+    if any(weight for name, weight in weights.items() if name.startswith("lpips")) and perceptual_net is None:
+        raise ValueError("The lpips losses have weights but there is no perceptual_net.")

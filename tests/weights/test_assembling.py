@@ -98,8 +98,8 @@ def test_a_file_that_is_not_given_is_asked_for_by_name_and_key(three, missing, f
 def test_files_in_each_others_places_are_named(three):
     paths = three["paths"]
     swapped = [
-        ({"trunk": paths["psp"]}, "a pSp file; the encoder's trunk starts from ArcFace"),
-        ({"psp": paths["stylegan2"]}, "rosinality's StyleGAN2 file; the inversion encoder takes pSp's"),
+        ({"trunk": paths["stylegan2"]}, "rosinality's StyleGAN2 file; the encoder's trunk starts from ArcFace"),
+        ({"psp": paths["stylegan2"]}, "rosinality's StyleGAN2 file; the inversion encoder takes pSp's file, or"),
         ({"stylegan2": paths["trunk"]}, "ArcFace.*; the generator takes StyleGAN2's"),
     ]
     for change, why in swapped:

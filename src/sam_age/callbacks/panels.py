@@ -1,4 +1,4 @@
-"""Pictures of a run's progress: input, aged and recovered faces with the ages read and asked for."""
+"""Pictures of a run's progress: held-out faces beside what the networks make of them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from sam_age.data.dataset import to_unit_range
 from sam_age.sheets import sheet, to_images
 
 
-class AgingPanels(Callback):
-    """Ages the same few validation faces at every validation and shows them to all loggers.
+class FacePanels(Callback):
+    """Shows what the module makes of the same few validation faces, at every validation, to all loggers.
 
     Args:
         folder: PNGs go here as step_<step>.png, whatever the logger.
-        faces: rows of the panel.
-        target_ages: years; row i is asked for the i-th, going round.
+        faces: how many.
     """
 
-    def __init__(self, folder: str, faces: int = 4, target_ages: tuple[float, ...] = (10, 30, 60, 85)) -> None:
-        self.folder, self.faces, self.target_ages = Path(folder), faces, tuple(target_ages)
+    def __init__(self, folder: str, faces: int = 4) -> None:
+        self.folder, self.faces = Path(folder), faces
+
+    def draw(self, module: LightningModule, faces: Tensor) -> Image.Image:
+        """The sheet. faces: (N, 3, 256, 256) in [-1, 1], on the module's device."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,13 +42,49 @@ class AgingPanels(Callback):
         pixels = list(islice(readable, self.faces))
         if not pixels:
             return
-        faces = to_unit_range(torch.stack(pixels).to(pl_module.device))
-        image = draw_panel(pl_module, faces, self.target_ages)
+        image = self.draw(pl_module, to_unit_range(torch.stack(pixels).to(pl_module.device)))
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step_{trainer.global_step:07d}.png"
-        image.save(path)
+        image.save(self.folder / f"step_{trainer.global_step:07d}.png")
         for logger in trainer.loggers:
             log_image(logger, "panels/validation", image, trainer.global_step)
+
+
+class AgingPanels(FacePanels):
+    """One row a face: input, aged, recovered, for an `AgingModule`.
+
+    Args:
+        folder, faces: see `FacePanels`.
+        target_ages: years; row i is asked for the i-th, going round.
+    """
+
+    def __init__(self, folder: str, faces: int = 4, target_ages: tuple[float, ...] = (10, 30, 60, 85)) -> None:
+        super().__init__(folder, faces)
+        self.target_ages = tuple(target_ages)
+
+    def draw(self, module: LightningModule, faces: Tensor) -> Image.Image:
+        return draw_panel(module, faces, self.target_ages)
+
+
+class InversionPanels(FacePanels):
+    """Pairs of input and reconstruction, for an `InversionModule`.
+
+    Args:
+        folder, faces: see `FacePanels`.
+        pairs: in a row.
+    """
+
+    def __init__(self, folder: str, faces: int = 12, pairs: int = 3) -> None:
+        super().__init__(folder, faces)
+        self.pairs = pairs
+
+    def draw(self, module: LightningModule, faces: Tensor) -> Image.Image:
+        images, _ = module.reconstruct(faces)
+        error = (images - faces).square().mean((1, 2, 3)).tolist()
+        cells = []
+        for face, image, value in zip(to_images(faces), to_images(images), error, strict=True):
+            cells += [(face, "input"), (image, f"l2 {value:.4f}")]
+        row = 2 * self.pairs
+        return sheet([cells[start : start + row] for start in range(0, len(cells), row)])
 
 
 def draw_panel(module: LightningModule, faces: Tensor, target_ages: tuple[float, ...]) -> Image.Image:

@@ -40,6 +40,7 @@ class AgingModule(Stage):
             validation and saved as `ema_encoder`; None keeps none.
         frozen_batch_norm: the encoder's batch norm uses its running statistics instead of the batch's, so
             that a result does not depend on how a batch is split; the authors train with False.
+        warmup_steps, cosine: of the learning rate, see `Stage`; the authors' is constant.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         seed: with the step, decides every random draw (see `draw`).
 
@@ -59,6 +60,8 @@ class AgingModule(Stage):
         same_age_probability: float = 1 / 3,
         ema_decay: float | None = None,
         frozen_batch_norm: bool = False,
+        warmup_steps: int = 0,
+        cosine: bool = False,
         age_judge: AgeNet | None = None,
         identity_judge: IdentityNet | None = None,
         seed: int = 0,
@@ -71,7 +74,7 @@ class AgingModule(Stage):
         self.cycle_weight = cycle_weight
         self.same_age_probability = same_age_probability
         self.frozen_batch_norm = frozen_batch_norm
-        self.seed = seed
+        self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
         self.ema_decay = ema_decay
         self.averages_weights = ema_decay is not None
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(sam.encoder).requires_grad_(False).eval()
@@ -94,6 +97,7 @@ class AgingModule(Stage):
             target_age = source.age
 
         optimizer = self.optimizers()
+        self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             aged, w_plus = self.sam(faces, target_age, randomize_noise=True, return_latents=True)
@@ -116,7 +120,8 @@ class AgingModule(Stage):
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
-        self.log_dict(logged | {"train/total": total}, batch_size=len(faces))
+        rate = optimizer.param_groups[0]["lr"]
+        self.log_dict(logged | {"train/total": total, "train/lr": rate}, batch_size=len(faces))
 
     def draw(self, batch: int) -> tuple[bool, Tensor]:
         """This step's choices: whether to age at all, and an age in whole years, 0 to 100, for each face.

@@ -7,7 +7,6 @@ as it would alone. Either may be left out: `ffhq_age` has no identities to learn
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -93,8 +92,7 @@ class JudgesModule(Stage):
         batch["faces"]: (N, 3, H, W), RGB in [-1, 1]; what else the tasks need is theirs.
         """
         optimizer = self.optimizers()
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.rate()
+        self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             faces = self.worn(batch["faces"])
@@ -108,21 +106,13 @@ class JudgesModule(Stage):
             optimizer.step()
         self.update_average()
         self.last_loss = total.detach()  # stays on the device: whoever shows it decides when to wait for it
-        self.log_dict(logged | {"train/total": self.last_loss, "train/lr": group["lr"]}, batch_size=len(faces))
+        rate = optimizer.param_groups[0]["lr"]
+        self.log_dict(logged | {"train/total": self.last_loss, "train/lr": rate}, batch_size=len(faces))
 
     def worn(self, faces: Tensor) -> Tensor:
         """The faces after this step's augmentation, a function of (seed, step, rank) alone; dropout's draws too."""
         torch.manual_seed(mix_seed(self.seed, self.global_step, 1 + self.global_rank))
         return faces if self.wear is None else self.wear(faces)
-
-    def rate(self) -> float:
-        """What the learning rate is multiplied by at this step, 0 to 1."""
-        step, last = self.global_step, self.trainer.max_steps
-        rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        if not self.cosine or last <= 0:  # a run without end has nothing to fall towards
-            return rise
-        done = max(0, step - self.warmup_steps) / max(1, last - self.warmup_steps)
-        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def update_average(self) -> None:
         """Move the averaged networks towards the trained ones."""
@@ -132,10 +122,7 @@ class JudgesModule(Stage):
     # ---- optimizer and modes -----------------------------------------------------------------------
 
     def configure_optimizers(self) -> Optimizer:
-        optimizer = self.optimizer_factory([p for p in self.tasks.parameters() if p.requires_grad])
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        return optimizer
+        return self.optimizer_factory([p for p in self.tasks.parameters() if p.requires_grad])
 
     def train(self, mode: bool = True) -> JudgesModule:
         super().train(mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,39 @@ class Stage(pl.LightningModule):
         optimizer_factory: called with parameters; `sam-train` tries it on one number before anything is written.
         left_out: prefixes of the state dict that checkpoints leave out: frozen networks from files of their own.
         averages_weights: keeps moving averages, for which optimizers that average by themselves are refused.
+        warmup_steps: the learning rate rises over these steps, see `rate`,
+        cosine: and then falls to 0 at the run's last step along half a cosine; False leaves it.
     """
 
     optimizer_factory: OptimizerFactory
     left_out: tuple[str, ...] = ()
     averages_weights: bool = False
+    warmup_steps: int = 0
+    cosine: bool = False
 
     def __init__(self) -> None:
         super().__init__()
         self.run_config: dict[str, Any] = {}
         self.last_loss: Tensor | None = None
+
+    # ---- the learning rate -------------------------------------------------------------------------
+
+    def rate(self) -> float:
+        """What the learning rate is multiplied by at this step, 0 to 1."""
+        step, last = self.global_step, self.trainer.max_steps
+        rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        if not self.cosine or last <= 0:  # a run without end has nothing to fall towards
+            return rise
+        done = max(0, step - self.warmup_steps) / max(1, last - self.warmup_steps)
+        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def set_rate(self, optimizer: Optimizer) -> None:
+        """Give the optimizer this step's learning rate. Without a schedule it keeps its own, untouched."""
+        if self.warmup_steps or self.cosine:
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate()
+
+    # ---- what it makes -----------------------------------------------------------------------------
 
     def networks(self) -> dict[str, nn.Module]:
         """What the stage makes, by name, ready to be written and read: see `write_weights` and `take_weights`.

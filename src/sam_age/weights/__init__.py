@@ -7,10 +7,10 @@ Nothing a file holds is ever run: torch files are read with `weights_only=True`,
 that answers every name in them with an inert stand-in.
 """
 
-from sam_age.weights.assembling import build_sam
+from sam_age.weights.assembling import build_psp, build_sam
 from sam_age.weights.judges import frozen, frozen_features
 from sam_age.weights.known import KNOWN, Known
 from sam_age.weights.loading import load
 from sam_age.weights.storing import save
 
-__all__ = ["KNOWN", "Known", "build_sam", "frozen", "frozen_features", "load", "save"]
+__all__ = ["KNOWN", "Known", "build_psp", "build_sam", "frozen", "frozen_features", "load", "save"]

@@ -135,24 +135,26 @@ def _ours(contents: Contents) -> Checkpoint:
 
 
 def _lightning(contents: Contents, tree: Mapping[str, Any], state: dict[str, Tensor]) -> Checkpoint | None:
-    sam = under(state, "sam.")
-    if not any(name.startswith("encoder.") for name in sam):
-        if generator := under(state, "generator_ema."):
-            return _gan(tree, generator)
-        if "pytorch-lightning_version" in tree:
-            raise InputError(
-                f"{contents.path} is a Lightning checkpoint, but holds no SAM (no sam.encoder.*; its tensors are "
-                f"{_names(state)}). A stage's networks are in the folder weights/ of its run."
-            )
-        return None
-    notes = []
-    averaged = under(state, "ema_encoder.")
-    if averaged:
-        sam = {name: value for name, value in sam.items() if not name.startswith("encoder.")}
-        sam |= {f"encoder.{name}": value for name, value in averaged.items()}
-        notes.append("took the averaged (EMA) encoder")
-    config = tree.get("network") or sam_config(sam)
-    return Checkpoint("SAM", "a sam-train checkpoint", config, sam, notes=notes)
+    for kind, prefix, looks_like in (
+        ("SAM", "sam.", "a sam-train checkpoint"),
+        ("PSP", "psp.", "an inversion's sam-train checkpoint"),
+    ):
+        whole = under(state, prefix)
+        if any(name.startswith("encoder.") for name in whole):
+            notes = []
+            if averaged := under(state, "ema_encoder."):
+                whole = {name: value for name, value in whole.items() if not name.startswith("encoder.")}
+                whole |= {f"encoder.{name}": value for name, value in averaged.items()}
+                notes.append("took the averaged (EMA) encoder")
+            return Checkpoint(kind, looks_like, tree.get("network") or sam_config(whole), whole, notes=notes)
+    if generator := under(state, "generator_ema."):
+        return _gan(tree, generator)
+    if "pytorch-lightning_version" in tree:
+        raise InputError(
+            f"{contents.path} is a Lightning checkpoint, but holds no SAM (no sam.encoder.*; its tensors are "
+            f"{_names(state)}). A stage's networks are in the folder weights/ of its run."
+        )
+    return None
 
 
 def _gan(tree: Mapping[str, Any], generator: dict[str, Tensor]) -> Checkpoint:
