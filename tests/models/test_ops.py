@@ -177,3 +177,14 @@ def test_filters_folded_into_weights_change_nothing(size: int, monkeypatch: pyte
             results.append((y, *torch.autograd.grad(y.square().sum(), (x, weight))))
         for apart, folded in zip(*results, strict=True):
             torch.testing.assert_close(folded, apart, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("up", "down", "pad"), [(1, 1, (2, 1)), (2, 1, (2, 1)), (1, 2, (1, 1)), (1, 1, (-1, 2))])
+def test_filters_are_the_same_to_a_compiler(
+    up: int, down: int, pad: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    x, kernel = torch.randn(2, 3, 9, 8, dtype=torch.float64), torch.rand(4, 3, dtype=torch.float64)
+    convolved = upfirdn2d(x, kernel, up, down, pad)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(upfirdn2d(x, kernel, up, down, pad), convolved, rtol=1e-12, atol=1e-12)

@@ -46,14 +46,28 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
         x = F.pad(x, (0, up - 1, 0, 0, 0, up - 1)).reshape(-1, channels, height * up, width * up)
     if pad != (0, 0):
         x = F.pad(x, (*pad, *pad))
-    kernel = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)
-    return F.conv2d(x, kernel, stride=down, groups=channels)
+    kernel = kernel.flip(0, 1).to(x.dtype)
+    if torch.compiler.is_compiling():
+        return _shifted_sum(x, kernel, down)
+    if x.is_cuda:  # of convolutions by group the gradients, and more so theirs, are very slow there
+        y = F.conv2d(x.reshape(-1, 1, *x.shape[2:]), kernel[None, None], stride=down)
+        return y.reshape(-1, channels, *y.shape[2:])
+    return F.conv2d(x, kernel.expand(channels, 1, -1, -1), stride=down, groups=channels)
+
+
+def _shifted_sum(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    """Correlation of each channel with a kernel, tap by tap: a compiler makes one pass of it, together with what is
+    done before and after."""
+    rows, columns = (side - taps + 1 for side, taps in zip(x.shape[2:], kernel.shape, strict=True))
+    taps = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    return sum(kernel[i, j] * x[..., i : i + rows : stride, j : j + columns : stride] for i, j in taps)
 
 
 def folds_filters(x: Tensor) -> bool:
     """Whether filters are folded into the weights beside them: on GPUs, where a filter of its own is a slow pass over
-    memory and four times the products are cheap; a CPU multiplies slowly."""
-    return x.is_cuda
+    memory and four times the products are cheap. A CPU multiplies slowly, and a compiler makes the filter a part of
+    another pass."""
+    return x.is_cuda and not torch.compiler.is_compiling()
 
 
 def fold(weight: Tensor, kernel: Tensor, *, flip: bool) -> Tensor:
@@ -66,11 +80,13 @@ def fold(weight: Tensor, kernel: Tensor, *, flip: bool) -> Tensor:
     Returns:
         (O, I, K + F - 1, K + F - 1).
     """
-    outputs, inputs, size, _ = weight.shape
-    taps = kernel if flip else kernel.flip(0, 1)  # conv2d correlates: this convolves with the filter's other side
+    size = weight.shape[-1]
+    kernel = (kernel if flip else kernel.flip(0, 1)).to(weight.dtype)  # conv2d correlates, with the other side of it
     with torch.autocast(weight.device.type, enabled=False):
-        full = F.conv2d(weight.reshape(-1, 1, size, size), taps.to(weight.dtype)[None, None], padding=len(kernel) - 1)
-    return full.reshape(outputs, inputs, *full.shape[-2:])
+        one = torch.eye(size**2, dtype=weight.dtype, device=weight.device).reshape(-1, 1, size, size)
+        spread = F.conv2d(one, kernel[None, None], padding=len(kernel) - 1)  # where each entry of the weight goes
+        folded = weight.flatten(2) @ spread.flatten(1)
+    return folded.reshape(*weight.shape[:2], *spread.shape[2:])
 
 
 def leaky_relu(x: Tensor, bias: Tensor | None = None) -> Tensor:
