@@ -61,10 +61,14 @@ class AgedFace:
     w_plus: Tensor  # (ages, n_styles, style_dim), float32, CPU
     quad: np.ndarray | None  # (4, 2) corners of the face in the photograph, pixels; None if it came aligned
 
+    def cells(self) -> list[Cell]:
+        """The input and all ages, each with its caption."""
+        aged = [(image, f"age {age:g}") for image, age in zip(self.images, self.ages, strict=True)]
+        return [(self.face, "input"), *aged]
+
     def sheet(self, cell: int = 256) -> Image.Image:
-        """The input and all ages side by side, with captions."""
-        cells: list[Cell] = [(self.face, "input")]
-        cells += [(image, f"age {age:g}") for image, age in zip(self.images, self.ages, strict=True)]
+        """They side by side, at most six in a row."""
+        cells = self.cells()
         columns = min(len(cells), 6)
         return sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], cell)
 

@@ -73,6 +73,23 @@ def test_results_are_not_overwritten_unless_asked(checkpoint: Path, photos: Path
     assert marked.read_bytes() != b"precious"
 
 
+def test_several_faces_also_share_a_sheet(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (256, 256), colour).save(folder / f"{colour}.png")
+    written = aged(checkpoint, folder, tmp_path / "out", "target_ages=[5,9,70]", "align=never")
+    assert "sheet.png" in written
+    with Image.open(tmp_path / "out/sheet.png") as overview:
+        columns, rows = (side // 144 for side in overview.size)
+        assert (columns, rows) == (4, 2)  # input and three ages; captions and margins are less than a face
+        pixels = np.asarray(overview)
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        assert (pixels == colour).all(-1).sum() == 144 * 144
+    with pytest.raises(InputError, match="already there"):
+        aged(checkpoint, folder, tmp_path / "out", "target_ages=[5,9,70]", "align=never")
+
+
 def test_pictures_that_differ_in_suffix_alone_keep_it(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "twins"
     folder.mkdir()

@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "list", help="known weights, where they come from, and which are here",
-        description="Known weights. Looked for in $SAM_AGE_WEIGHTS and ./weights.",
+        description="Known weights. What does not come with the package is looked for in $SAM_AGE_WEIGHTS "
+        "and ./weights.",
         epilog="example:\n  SAM_AGE_WEIGHTS=~/weights sam-weights list\n", formatter_class=layout,
     )  # fmt: skip
     command.set_defaults(run=list_known)
@@ -81,14 +82,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def list_known(given: argparse.Namespace) -> None:
     """Print every known file: what it is, how large, where from, on what terms, and where it lies here."""
-    from sam_age.weights.known import KNOWN, folders
+    from sam_age.weights.known import BUNDLE, KNOWN, folders
 
+    for name, bundled in BUNDLE.items():
+        found = bundled.find()
+        print(f"{name:<24}{bundled.what}")
+        here = (
+            f"comes with the package: {found}, {_size(found.stat().st_size)}"
+            if found
+            else "not in this copy of the package"
+        )
+        print(f"{'':<24}{here}")
     for name, known in KNOWN.items():
         found = known.find()
-        print(f"{name:<17}{known.what}")
-        print(f"{'':<17}{known.file}, {known.megabytes} MB; {known.licence}")
-        print(f"{'':<17}from the {known.source}")
-        print(f"{'':<17}{f'here: {found}' if found else 'not on this machine'}")
+        print(f"{name:<24}{known.what}")
+        print(f"{'':<24}{known.file}, {known.megabytes} MB; {known.licence}")
+        print(f"{'':<24}from the {known.source}")
+        print(f"{'':<24}{f'here: {found}' if found else 'not on this machine'}")
     print(f"\nLooked in: {', '.join(str(folder) for folder in folders())} (SAM_AGE_WEIGHTS sets the first)")
 
 

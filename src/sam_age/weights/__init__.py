@@ -9,8 +9,8 @@ that answers every name in them with an inert stand-in.
 
 from sam_age.weights.assembling import build_psp, build_sam
 from sam_age.weights.judges import frozen, frozen_features
-from sam_age.weights.known import KNOWN, Known
+from sam_age.weights.known import BUNDLE, KNOWN, Known
 from sam_age.weights.loading import load
 from sam_age.weights.storing import save
 
-__all__ = ["KNOWN", "Known", "build_psp", "build_sam", "frozen", "frozen_features", "load", "save"]
+__all__ = ["BUNDLE", "KNOWN", "Known", "build_psp", "build_sam", "frozen", "frozen_features", "load", "save"]

@@ -1,4 +1,7 @@
-"""Which files of weights exist, who offers them, and where they are looked for on this machine."""
+"""Which files of weights have names: those that come with the package, and those that others offer.
+
+A name is taken as a name, whatever lies in the working folder: `lifespan` is the package's, `./lifespan` a path.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sam_age import pretrained
 from sam_age.errors import InputError
 
 FOLDER_VARIABLE = "SAM_AGE_WEIGHTS"
@@ -37,6 +41,38 @@ class Known:
         candidates = (folder / name for folder in folders() for name in names)
         return next((path for path in candidates if path.is_file()), None)
 
+
+@dataclass(frozen=True)
+class Bundled:
+    """A file of weights that comes with the package.
+
+    Attributes:
+        file: its name in `sam_age.pretrained.FOLDER`.
+        what: the network, in a phrase.
+    """
+
+    file: str
+    what: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is, or would be."""
+        return pretrained.FOLDER / self.file
+
+    def find(self) -> Path | None:
+        """The file, if this copy of the package has it."""
+        return self.path if self.path.is_file() else None
+
+
+BUNDLE: dict[str, Bundled] = {
+    "lifespan": Bundled("sam.safetensors", "SAM for rendered portraits, 256 pixels: both encoders and the generator"),
+    "lifespan/age": Bundled("age.safetensors", "age network: the age loss of losses=lifespan"),
+    "lifespan/identity": Bundled("identity.safetensors", "identity network: its identity and perceptual losses"),
+    "lifespan/eval_age": Bundled("eval_age.safetensors", "another age network, in no loss: judges=lifespan"),
+    "lifespan/eval_identity": Bundled("eval_identity.safetensors", "another identity network, in no loss: likewise"),
+    "lifespan/baselines": Bundled("baselines.safetensors", "the latent directions that sam-eval compares SAM with"),
+}
+"""Names of what is trained on the lifespan set, as tools/build_bundle.py made it."""
 
 _SAM_README = 'README of github.com/yuval-alaluf/SAM, section "Pretrained Models"'
 _NON_COMMERCIAL = "trained on data for non-commercial use"
@@ -94,27 +130,39 @@ def how_to_get(known: Known) -> str:
 
 
 def resolve(path_or_name: str | Path) -> Path:
-    """The file of a path or a known name.
+    """The file of a path or a known name; of a string that could be both, the name's.
 
     Raises:
         InputError: neither is there; says how to get the file if its name is known.
     """
-    path = Path(path_or_name).expanduser()
+    path, name = Path(path_or_name).expanduser(), str(path_or_name)
+    if isinstance(path_or_name, Path) and path.exists():
+        return path
+    if name in BUNDLE:
+        return _bundled(name)
+    if name in KNOWN and (found := KNOWN[name].find()) is not None:
+        return found
     if path.exists():
         return path
-    name = str(path_or_name)
     if name in KNOWN:
-        found = KNOWN[name].find()
-        if found is None:
-            looked = ", ".join(str(folder) for folder in folders())
-            raise InputError(f"No file of {name!r} in {looked}. {how_to_get(KNOWN[name])}")
-        return found
+        looked = ", ".join(str(folder) for folder in folders())
+        raise InputError(f"No file of {name!r} in {looked}. {how_to_get(KNOWN[name])}")
     by_file = next((known for known in KNOWN.values() if path.name == known.file), None)
     if by_file is not None:
         raise InputError(f"There is no file at {path}. {how_to_get(by_file)}")
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"There is no file at {path}. `sam-weights list` shows the known weights.")
     raise InputError(
-        f"No weights called {name!r}. Known: {', '.join(KNOWN)}; or pass a path to a checkpoint. "
+        f"No weights called {name!r}. Known: {', '.join((*BUNDLE, *KNOWN))}; or pass a path to a checkpoint. "
         f"`sam-weights list` says where each comes from."
     )
+
+
+def _bundled(name: str) -> Path:
+    found = BUNDLE[name].find()
+    if found is None:
+        raise InputError(
+            f"This copy of the package has no {name!r} ({BUNDLE[name].path}): {pretrained.HOW_TO_MAKE}; or give a file "
+            "of your own instead of the name."
+        )
+    return found
