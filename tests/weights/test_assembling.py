@@ -134,6 +134,113 @@ def test_a_checkpoint_of_another_size_or_kind_says_so(tmp_path):
         weights.build_sam(**parts(), checkpoint=path)
 
 
+# ---- parts out of files that hold more -----------------------------------------------------------------
+
+
+def same(expected: torch.nn.Module, got: torch.nn.Module) -> None:
+    other = got.state_dict()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, other[name]) or name.endswith("num_batches_tracked"), name
+
+
+def colours_of(trunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A trunk without its age channel, towers and counters."""
+    trunk = {name: tensor for name, tensor in trunk.items() if name.startswith(("input_layer.", "body."))}
+    trunk["input_layer.0.weight"] = trunk["input_layer.0.weight"][:, :3]
+    return {name: tensor for name, tensor in trunk.items() if not name.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("form", ["authors", "ours"])
+def test_every_part_comes_out_of_a_whole_sam(tmp_path, form):
+    model = files.tiny_sam()
+    path = (
+        files.authors_sam(model, tmp_path / "x.pt")
+        if form == "authors"
+        else weights.save(model, tmp_path / "x.safetensors")
+    )
+    sam = weights.build_sam(**parts(), trunk=path, psp=path, stylegan2=path)
+    same(model.pretrained_encoder, sam.pretrained_encoder)
+    same(model.decoder, sam.decoder)
+    assert torch.equal(sam.latent_avg, model.latent_avg)  # a row for each style
+    torch.testing.assert_close(sam.decoder.latent_avg, model.latent_avg.mean(0))
+    want, got = colours_of(model.pretrained_encoder.state_dict()), colours_of(sam.encoder.state_dict())
+    assert want.keys() == got.keys()
+    assert all(torch.equal(tensor, got[name]) for name, tensor in want.items())
+
+
+def test_every_part_comes_out_of_a_whole_psp(tmp_path):
+    model = files.tiny_psp()
+    for path in (files.authors_psp(model, tmp_path / "x.pt"), weights.save(model, tmp_path / "x.safetensors")):
+        sam = weights.build_sam(**parts(), trunk=path, psp=path, stylegan2=path)
+        same(model.encoder, sam.pretrained_encoder)
+        same(model.decoder, sam.decoder)
+        assert torch.equal(sam.latent_avg, model.latent_avg)
+        psp = weights.build_psp(files.tiny_encoder(3), files.tiny_generator(), trunk=path, stylegan2=path)
+        same(model.decoder, psp.decoder)
+        assert torch.equal(psp.latent_avg, model.latent_avg)
+        want, got = colours_of(model.encoder.state_dict()), colours_of(psp.encoder.state_dict())
+        assert all(torch.equal(tensor, got[name]) for name, tensor in want.items())
+        whole = weights.build_psp(files.tiny_encoder(3), files.tiny_generator(), checkpoint=path)
+        same(model, whole)
+        assert not any(parameter.requires_grad for parameter in whole.decoder.parameters())
+        assert all(parameter.requires_grad for parameter in whole.encoder.parameters())
+
+
+def test_an_inversion_encoder_may_come_alone(three, tmp_path):
+    path = weights.save(three["psp"].encoder, tmp_path / "psp.safetensors")
+    sam = weights.build_sam(**parts(), **(three["paths"] | {"psp": path, "trunk": path}))
+    same(three["psp"].encoder, sam.pretrained_encoder)
+
+
+def test_zero_towers_start_as_the_plain_inversion_whatever_the_age(tmp_path):
+    model = files.tiny_psp()
+    path = weights.save(model, tmp_path / "psp.safetensors")
+    sources = {"trunk": path, "psp": path, "stylegan2": path}
+    sam = weights.build_sam(**parts(), **sources, towers="zero").eval()
+    faces = torch.rand(2, 3, 256, 256) * 2 - 1
+    with torch.no_grad():
+        images, w_plus = model(faces)
+        aged, edited = sam(faces, torch.tensor([3.0, 90.0]), return_latents=True)
+        moved = weights.build_sam(**parts(), **sources).eval().edit(faces, torch.tensor([3.0, 90.0]))
+    assert torch.equal(edited, w_plus)
+    assert torch.equal(aged, images)
+    assert (moved - w_plus).abs().max() > 0.01
+    sam.train().edit(faces, torch.tensor([3.0, 90.0])).square().sum().backward()
+    assert all(tower.linear.weight.grad.abs().max() > 0 for tower in sam.encoder.styles)  # and can leave it
+
+
+def test_the_age_channels_deviation_is_an_argument(three):
+    torch.manual_seed(0)
+    one = weights.build_sam(**parts(), **three["paths"]).encoder.input_layer[0].weight[:, 3]
+    draws = [
+        weights.build_sam(**parts(), **three["paths"], age_channel_std=0.05).encoder.input_layer[0].weight[:, 3]
+        for _ in range(8)
+    ]
+    assert torch.stack(draws).std().item() == pytest.approx(0.05, rel=0.15)  # 576 numbers
+    assert one.std().item() > 0.7
+
+
+def test_what_does_not_fit_is_one_line(three, tmp_path):
+    model = files.tiny_sam()
+    path = files.authors_sam(model, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"one of random, zero, not 'none'"):
+        weights.build_sam(**parts(), **three["paths"], towers="none")
+    with pytest.raises(InputError, match=r"the authors' SAM file; model\.checkpoint takes a whole pSp"):
+        weights.build_psp(files.tiny_encoder(3), files.tiny_generator(), checkpoint=path)
+    with pytest.raises(
+        InputError, match=r"holds decoder\.size=32, the config asks for 64: set model\.decoder\.size=32"
+    ):
+        weights.build_sam(
+            **(parts() | {"decoder": Generator(64, 32, 2, 0.0625, 32)}), **(three["paths"] | {"stylegan2": path})
+        )
+    age_encoder = weights.save(model.encoder, tmp_path / "encoder.safetensors")
+    with pytest.raises(InputError, match=r"input_layer\.0\.weight \[8, 4, 3, 3\] where \[8, 3, 3, 3\]"):
+        weights.build_sam(**parts(), **(three["paths"] | {"psp": age_encoder}))
+    generator = weights.save(model.decoder, tmp_path / "generator.safetensors")
+    with pytest.raises(InputError, match=r"Generator; the inversion encoder takes pSp's file, or a whole SAM's"):
+        weights.build_sam(**parts(), **(three["paths"] | {"psp": generator}))
+
+
 @pytest.mark.slow
 def test_the_start_from_scratch_is_the_authors_loaders(tmp_path):
     torch.save(files.filled("model_ir_se50"), tmp_path / "trunk.pth")
