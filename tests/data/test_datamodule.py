@@ -66,7 +66,7 @@ class Watcher(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def train(folder, steps, resume=None, batch_size=3, num_workers=0, **settings):
+def train(folder, steps, resume=None, batch_size=3, num_workers=0, keep=None, **settings):
     """What a run of so many optimizer steps saw; resume: the step whose checkpoint it goes on from."""
     watcher = Watcher()
     save = ModelCheckpoint(folder, "{step}", auto_insert_metric_name=False, every_n_train_steps=1, save_top_k=-1)
@@ -81,7 +81,9 @@ def train(folder, steps, resume=None, batch_size=3, num_workers=0, **settings):
         callbacks=[save],
         **settings,
     )
-    data = FacesDataModule(Colours(7, broken=(2,)), batch_size=batch_size, num_workers=num_workers, image_size=16)
+    data = FacesDataModule(
+        Colours(7, broken=(2,)), batch_size=batch_size, num_workers=num_workers, keep=keep, image_size=16
+    )
     trainer.fit(watcher, datamodule=data, ckpt_path=resume and folder / f"{resume}.ckpt")
     return watcher.seen
 

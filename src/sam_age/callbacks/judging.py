@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from sam_age.callbacks.panels import log_image
+from sam_age.callbacks.panels import held_out, log_image
 from sam_age.data.dataset import collate, to_unit_range
 from sam_age.sheets import sheet, to_images
 from sam_age.weights.storing import save
@@ -79,12 +79,11 @@ class JudgePanels(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        loaders = trainer.val_dataloaders
-        loader = loaders[0] if isinstance(loaders, list) else loaders
-        first = range(min(self.rows * self.columns, len(loader.dataset)))
+        dataset = held_out(trainer)
+        first = range(min(self.rows * self.columns, len(dataset)))
         rows = []
         for start in range(0, len(first), self.columns):
-            samples = [loader.dataset[index] for index in first[start : start + self.columns]]
+            samples = [dataset[index] for index in first[start : start + self.columns]]
             row = collate(samples)
             if not len(row["faces"]):
                 continue

@@ -10,10 +10,18 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from sam_age.data.dataset import to_unit_range
 from sam_age.sheets import sheet, to_images
+
+
+def held_out(trainer: Trainer) -> Dataset:
+    """The validation faces as samples, whatever their loader makes its batches of: keys of kept ones, for instance."""
+    loaders = trainer.val_dataloaders
+    dataset = (loaders[0] if isinstance(loaders, list) else loaders).dataset
+    return getattr(dataset, "dataset", dataset)
 
 
 class FacePanels(Callback):
@@ -35,9 +43,7 @@ class FacePanels(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        loaders = trainer.val_dataloaders
-        loader = loaders[0] if isinstance(loaders, list) else loaders
-        dataset = loader.dataset
+        dataset = held_out(trainer)
         readable = (sample["faces"] for sample in map(dataset.__getitem__, range(len(dataset))) if "faces" in sample)
         pixels = list(islice(readable, self.faces))
         if not pixels:

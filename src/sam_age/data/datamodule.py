@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
+from sam_age.data.kept import KEEP, KeptFaces, add_faces
 from sam_age.data.labels import Labelled
 from sam_age.data.sampler import Counting, InOrder, ShuffledStream
 from sam_age.data.sources import ImageSource, Subset, open_source
@@ -34,6 +35,8 @@ class FacesDataModule(pl.LightningDataModule):
         batch_size: faces a step, on each device.
         val_batch_size: the same for validation and test.
         num_workers: loader processes on each device.
+        keep: "memory" or "device": decode every face once, before the first step, and keep it there (see `KeptFaces`);
+            None decodes them as they come, in the loader's processes.
         image_size: side in pixels.
         flip: probability of mirroring a training face.
         seed: of order and mirroring.
@@ -58,6 +61,7 @@ class FacesDataModule(pl.LightningDataModule):
         batch_size: int = 6,
         val_batch_size: int = 6,
         num_workers: int = 4,
+        keep: str | None = None,
         image_size: int = 256,
         flip: float = 0.5,
         seed: int = 0,
@@ -75,6 +79,9 @@ class FacesDataModule(pl.LightningDataModule):
         if num_workers < 0 or (shard_window is not None and shard_window < 1):
             raise InputError("data.num_workers is at least 0, and data.shard_window at least 1 or null.")
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
+        if keep is not None and keep not in KEEP:
+            raise InputError(f"data.keep is {', '.join(KEEP)} or null, not {keep!r}.")
+        self.keep, self._kept = keep, {}
         self.seed, self.shard_window = seed, shard_window
         self.skipped = 0  # pictures that could not be read, in this process's batches
         self._start = 0  # position at which this run began: samples over all ranks
@@ -139,6 +146,9 @@ class FacesDataModule(pl.LightningDataModule):
         return self._loader(dataset, InOrder(len(dataset), rank=rank, world=world), self.val_batch_size)
 
     def _loader(self, dataset: FacesDataset, sampler: Sampler, batch_size: int) -> DataLoader:
+        if self.keep is not None and not getattr(dataset.source, "endless", False):
+            kept = self._keep(dataset)  # its batches take no time, so no processes
+            return DataLoader(kept, batch_size=batch_size, sampler=sampler, collate_fn=kept.collate)
         return DataLoader(
             dataset,
             batch_size=batch_size,
@@ -151,6 +161,13 @@ class FacesDataModule(pl.LightningDataModule):
             multiprocessing_context="spawn" if self.num_workers else None,
         )
 
+    def _keep(self, dataset: FacesDataset) -> KeptFaces:
+        """A data set decoded: once, however often its loader is asked for."""
+        if id(dataset) not in self._kept:
+            on_device = self.keep == "device" and self.trainer is not None
+            self._kept[id(dataset)] = KeptFaces(dataset, self.trainer.strategy.root_device if on_device else "cpu")
+        return self._kept[id(dataset)]
+
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         self.skipped += batch.pop("skipped")
         return batch
@@ -160,6 +177,8 @@ class FacesDataModule(pl.LightningDataModule):
             log.warning("%d times a picture could not be read: see above for their names.", self.skipped)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        if "kept" in batch:
+            batch = add_faces(batch)
         return batch | {"faces": to_unit_range(batch["faces"])}
 
     # ---- resuming ----------------------------------------------------------------------------------

@@ -63,12 +63,17 @@ class FacesDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample = self.upright(index)
+        if "faces" in sample and self.mirrored(epoch, sample["index"]):
+            sample["faces"] = sample["faces"].flip(2)
+        return sample
+
+    def upright(self, index: int) -> dict[str, Any]:
+        """A sample that is not mirrored."""
         index, image, skipped = self._readable(index)
         if image is None:
             return {"skipped": skipped}
         pixels = to_pixels(resize(image, self.size))
-        if self.mirrored(epoch, index):
-            pixels = pixels.flip(2)
         age = self.source.age(index) if hasattr(self.source, "age") else math.nan
         age = torch.tensor(age, dtype=torch.float32)
         return {"faces": pixels, "index": index, "age": age, "skipped": skipped} | labels_of(self.source, index)

@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_age.models.ops import at_least_float32
+from sam_age.models.resample import crop_and_pool
 
 
 class Wear(nn.Module):
-    """Each face shifted, recoloured, softened, compressed, or hidden in part, each by chance; the same size and range.
+    """Each face shifted, recoloured, softened, compressed, or hidden in part, each by chance; the same range.
 
     What is drawn comes from torch's own generators: seed them before a call, and the call repeats.
 
     Args:
+        size: faces are averaged down to this side first, pixels, as the networks would do; None keeps theirs.
         shift: largest shift, as a share of the side, and
         turn: rotation, degrees, and
         zoom: change of size, as a share; alignment is never exact.
@@ -40,6 +42,7 @@ class Wear(nn.Module):
     def __init__(
         self,
         *,
+        size: int | None = None,
         shift: float = 0.04,
         turn: float = 6.0,
         zoom: float = 0.08,
@@ -57,6 +60,7 @@ class Wear(nn.Module):
         hide: float = 0.1,
     ) -> None:
         super().__init__()
+        self.size = size
         self.coarse, self.coarsest = coarse, coarsest
         low, high = blur_sigma
         kernel = 2 * round(2.5 * high) + 1
@@ -74,8 +78,11 @@ class Wear(nn.Module):
 
     @torch.no_grad()
     def forward(self, faces: Tensor) -> Tensor:
-        """faces: (N, 3, H, W) RGB in [-1, 1] -> the same shape and range, float32."""
+        """faces: (N, 3, H, W) RGB in [-1, 1] -> (N, 3, H, W), or size for H and W; the same range, float32."""
         with torch.autocast(faces.device.type, enabled=False):
+            height, width = faces.shape[-2:]
+            if self.size is not None:
+                faces = crop_and_pool(faces, (0, height), (0, width), self.size)
             x = self.before((at_least_float32(faces) + 1) / 2)
             x = self.after(self.coarsen(x.clamp(0, 1)))
         return x.clamp(0, 1) * 2 - 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from sam_age.errors import InputError
 from sam_age.evaluation.kid import KernelDistance, embed
 from sam_age.models.stylegan2 import Discriminator, Generator
 from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed
+from sam_age.weights.growing import grow
 
 Batch = Mapping[str, Tensor]
 
@@ -99,6 +101,7 @@ class GANModule(Stage):
         fakes_per_face: made for KID for each held-out face.
         compiled: torch.compile for the losses' passes; the regularisations, with gradients of gradients, cannot be.
         channels_last: pictures and features with their channels innermost, which some GPUs convolve faster.
+        grow_from: folder weights/ of a run at a smaller size, from which the layers that both have are taken.
         seed: with step and rank, decides every random draw.
     """
 
@@ -125,6 +128,7 @@ class GANModule(Stage):
         fakes_per_face: int = 4,
         compiled: bool = False,
         channels_last: bool = False,
+        grow_from: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -135,9 +139,14 @@ class GANModule(Stage):
             )
         if min(r1_every, path_every, path_share, fakes_per_face) < 1:
             raise InputError("r1_every, path_every, path_share and fakes_per_face are at least 1.")
+        averaged = copy.deepcopy(generator)
+        if grow_from is not None:
+            grow(generator, Path(grow_from) / "generator.safetensors")
+            grow(averaged, Path(grow_from) / "generator_ema.safetensors")
+            grow(discriminator, Path(grow_from) / "discriminator.safetensors")
         self.automatic_optimization = False  # two networks, and up to four steps of their optimizers
         self.generator, self.discriminator = generator, discriminator
-        self.generator_ema: Generator = copy.deepcopy(generator).requires_grad_(False).eval()
+        self.generator_ema: Generator = averaged.requires_grad_(False).eval()
         self.optimizer_factory = optimizer
         self.features = None if features is None else features.requires_grad_(False).eval()
         self.augment = augment
