@@ -15,11 +15,12 @@ from sam_age.errors import InputError
 from sam_age.losses import InversionLosses
 from sam_age.models.encoder import GradualStyleEncoder
 from sam_age.models.sam import PSP
-from sam_age.models.stylegan2 import Generator
+from sam_age.models.stylegan2 import Generator, NoiseInjection
 from sam_age.modules.inversion import InversionModule
 from tests.modules.test_aging import Colours, fit, loader, ranger, tiny_module
 
 STYLES, DIM = 8, 16
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def tiny_psp() -> PSP:
@@ -241,6 +242,39 @@ def test_panels_show_pairs(faces: torch.Tensor, tmp_path) -> None:
     image = panels.draw(tiny_inversion(), faces[:5])
     columns, rows = image.size[0] // 256, image.size[1] // 256
     assert (columns, rows) == (6, 2)
+
+
+@pytest.mark.parametrize("make", [tiny_inversion, tiny_module])
+@pytest.mark.parametrize(
+    ("faster", "accelerator"),
+    [
+        pytest.param("compiled", "cpu", marks=pytest.mark.slow),
+        pytest.param("channels_last", "gpu", marks=[pytest.mark.gpu, needs_gpu]),
+        pytest.param("compiled", "gpu", marks=[pytest.mark.gpu, needs_gpu]),
+    ],
+)
+def test_what_is_faster_gives_the_same_loss_and_gradients(make, faster: str, accelerator: str, faces) -> None:
+    """Without noise, which is drawn from another stream when compiled."""
+    stages = []
+    for asked in (False, True):
+        module = make(**{faster: asked}, ema_decay=0.9, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+        for layer in module.modules():
+            if isinstance(layer, NoiseInjection):
+                nn.init.zeros_(layer.weight)
+        trainer = pl.Trainer(
+            accelerator=accelerator, devices=1, max_steps=1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, loader(faces[:2], 2))
+        stages.append(module.cpu())
+    plain, other = stages
+    torch.testing.assert_close(other.last_loss.cpu(), plain.last_loss.cpu(), rtol=1e-3, atol=0)
+    assert other.state_dict().keys() == plain.state_dict().keys()
+    gradients = [(a.grad, b.grad) for a, b in zip(plain.parameters(), other.parameters(), strict=True)]
+    gradients = [(want, got) for want, got in gradients if want is not None]
+    assert gradients
+    whole = torch.stack([want.norm() for want, _ in gradients]).norm()
+    assert torch.stack([(got - want).norm() for want, got in gradients]).norm() < 1e-2 * whole
 
 
 def test_a_share_beyond_the_batch_is_refused() -> None:

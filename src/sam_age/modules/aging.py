@@ -20,8 +20,8 @@ from sam_age.evaluation.metrics import AgeError
 from sam_age.losses import AgingLosses
 from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet
-from sam_age.models.sam import SAM
-from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
+from sam_age.models.sam import SAM, face_pool
+from sam_age.modules.stage import OptimizerFactory, Stage, innermost_channels, move_average, weights_to_train
 from sam_age.modules.stage import mix_seed as _mix
 
 Batch = Mapping[str, Tensor]
@@ -41,6 +41,8 @@ class AgingModule(Stage):
         frozen_batch_norm: the encoder's batch norm uses its running statistics instead of the batch's, so
             that a result does not depend on how a batch is split; the authors train with False.
         warmup_steps, cosine: of the learning rate, see `Stage`; the authors' is constant.
+        compiled: torch.compile for the generator, in training.
+        channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         seed: with the step, decides every random draw (see `draw`).
 
@@ -62,6 +64,8 @@ class AgingModule(Stage):
         frozen_batch_norm: bool = False,
         warmup_steps: int = 0,
         cosine: bool = False,
+        compiled: bool = False,
+        channels_last: bool = False,
         age_judge: AgeNet | None = None,
         identity_judge: IdentityNet | None = None,
         seed: int = 0,
@@ -75,6 +79,8 @@ class AgingModule(Stage):
         self.same_age_probability = same_age_probability
         self.frozen_batch_norm = frozen_batch_norm
         self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
+        self.compiled, self.channels_last = compiled, channels_last
+        self.make = sam.decoder.synthesize
         self.ema_decay = ema_decay
         self.averages_weights = ema_decay is not None
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(sam.encoder).requires_grad_(False).eval()
@@ -91,6 +97,8 @@ class AgingModule(Stage):
         batch["faces"]: (N, 3, 256, 256), RGB in [-1, 1].
         """
         faces = batch["faces"]
+        if self.innermost:
+            faces = faces.contiguous(memory_format=torch.channels_last)
         source = self.losses.describe(faces)  # age (years), identity, features: once
         aging, target_age = self.draw(len(faces))
         if not aging:
@@ -100,7 +108,7 @@ class AgingModule(Stage):
         self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
-            aged, w_plus = self.sam(faces, target_age, randomize_noise=True, return_latents=True)
+            aged, w_plus = self.transform(faces, target_age)
             forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=self.sam.latent_avg, aging=aging)
             total = forward.detach()
             logged = {f"train/{name}": value for name, value in terms.items()}
@@ -110,7 +118,7 @@ class AgingModule(Stage):
             else:
                 with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
                     self.manual_backward(forward)  # frees this graph before the next is built
-                back, w_plus = self.sam(aged.detach(), source.age, randomize_noise=True, return_latents=True)
+                back, w_plus = self.transform(aged.detach(), source.age)
                 cycle, cycle_terms = self.losses(
                     back, w_plus, source, source.age, latent_avg=self.sam.latent_avg, aging=False
                 )
@@ -122,6 +130,11 @@ class AgingModule(Stage):
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
         rate = optimizer.param_groups[0]["lr"]
         self.log_dict(logged | {"train/total": total, "train/lr": rate}, batch_size=len(faces))
+
+    def transform(self, faces: Tensor, target_age: Tensor) -> tuple[Tensor, Tensor]:
+        """SAM's forward pass as in training, with fresh noise: images (N, 3, 256, 256) and w+."""
+        w_plus = self.sam.edit(faces, target_age)
+        return face_pool(self.make(w_plus, "random").to(w_plus.dtype)), w_plus
 
     def draw(self, batch: int) -> tuple[bool, Tensor]:
         """This step's choices: whether to age at all, and an age in whole years, 0 to 100, for each face.
@@ -167,6 +180,13 @@ class AgingModule(Stage):
             if judge is not None:
                 judge.eval()
         return self
+
+    def on_fit_start(self) -> None:
+        if self.compiled:
+            self.make = torch.compile(self.make)
+        if self.innermost:
+            sam = self.sam
+            innermost_channels(sam.encoder, self.ema_encoder, sam.pretrained_encoder, sam.decoder.input)
 
     def on_train_start(self) -> None:
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode

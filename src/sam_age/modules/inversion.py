@@ -16,11 +16,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_age.errors import InputError
-from sam_age.evaluation.protocol import likeness
+from sam_age.evaluation.counterfactual import likeness
 from sam_age.losses import InversionLosses
 from sam_age.models.identity import IdentityNet
 from sam_age.models.sam import PSP, face_pool
-from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed, move_average, weights_to_train
+from sam_age.modules.stage import (
+    OptimizerFactory,
+    Stage,
+    innermost_channels,
+    mix_seed,
+    move_average,
+    weights_to_train,
+)
+
+try:
+    from sam_age.evaluation.counterfactual import likeness
+except ImportError:
+    from sam_age.evaluation.protocol import likeness
 
 Batch = Mapping[str, Tensor]
 
@@ -38,6 +50,8 @@ class InversionModule(Stage):
         ema_decay: keep an exponential moving average of the encoder with this decay a step, used for validation and
             exported as `psp`; None keeps none.
         warmup_steps, cosine: of the learning rate, see `Stage`.
+        compiled: torch.compile for the generator, in training.
+        channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
         identity_judge: a network that is not in the loss, for validation alone.
         seed: with step and rank, decides every random draw.
     """
@@ -55,6 +69,8 @@ class InversionModule(Stage):
         ema_decay: float | None = None,
         warmup_steps: int = 0,
         cosine: bool = False,
+        compiled: bool = False,
+        channels_last: bool = False,
         identity_judge: IdentityNet | None = None,
         seed: int = 0,
     ) -> None:
@@ -72,6 +88,8 @@ class InversionModule(Stage):
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(psp.encoder).requires_grad_(False).eval()
         self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
         self.identity_judge = None if identity_judge is None else identity_judge.requires_grad_(False).eval()
+        self.compiled, self.channels_last = compiled, channels_last
+        self.make = psp.decoder.synthesize
         self.train(self.training)
 
     # ---- one step ----------------------------------------------------------------------------------
@@ -83,12 +101,15 @@ class InversionModule(Stage):
         """
         torch.manual_seed(mix_seed(self.seed, self.global_step, self.global_rank))  # a resumed run draws the same
         faces, codes = self.with_samples(batch["faces"])
+        if self.innermost:
+            faces = faces.contiguous(memory_format=torch.channels_last)
 
         optimizer = self.optimizers()
         self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
-            images, w_plus = self.psp(faces, noise="random")
+            w_plus = self.psp.encode(faces)
+            images = face_pool(self.make(w_plus, "random"))
             loss, terms = self.losses(images, w_plus, faces, latent_avg=self.psp.latent_avg, codes=codes)
             self.manual_backward(loss)
             optimizer.step()
@@ -128,6 +149,12 @@ class InversionModule(Stage):
             if frozen is not None:
                 frozen.eval()
         return self
+
+    def on_fit_start(self) -> None:
+        if self.compiled:
+            self.make = torch.compile(self.make)
+        if self.innermost:
+            innermost_channels(self.psp.encoder, self.ema_encoder, self.psp.decoder.input)
 
     def on_train_start(self) -> None:
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode

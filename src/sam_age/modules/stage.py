@@ -34,6 +34,7 @@ class Stage(pl.LightningModule):
         averages_weights: keeps moving averages, for which optimizers that average by themselves are refused.
         warmup_steps: the learning rate rises over these steps, see `rate`,
         cosine: and then falls to 0 at the run's last step along half a cosine; False leaves it.
+        channels_last: pictures and features with their channels innermost, where that serves, see `innermost`.
     """
 
     optimizer_factory: OptimizerFactory
@@ -41,6 +42,7 @@ class Stage(pl.LightningModule):
     averages_weights: bool = False
     warmup_steps: int = 0
     cosine: bool = False
+    channels_last: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +65,14 @@ class Stage(pl.LightningModule):
         if self.warmup_steps or self.cosine:
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate()
+
+    # ---- layout ------------------------------------------------------------------------------------
+
+    @property
+    def innermost(self) -> bool:
+        """Whether channels are to be innermost: asked for, and on a GPU. CPUs gain nothing, and PyTorch 2.15's
+        gradient of a strided convolution in that layout ends their process."""
+        return self.channels_last and self.device.type == "cuda"
 
     # ---- what it makes -----------------------------------------------------------------------------
 
@@ -161,6 +171,16 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
     for mine, theirs in zip(average.buffers(), trained.buffers(), strict=True):
         mine.copy_(theirs)
+
+
+def innermost_channels(*networks: nn.Module | None) -> None:
+    """Convolution weights with their channels innermost, in place; what is fed such pictures keeps to it.
+
+    Of a generator give the constant input alone: every other map follows.
+    """
+    for network in networks:
+        if network is not None:
+            network.to(memory_format=torch.channels_last)
 
 
 def mix_seed(*numbers: int) -> int:
