@@ -163,7 +163,7 @@ def scored(checkpoint: Path, output: Path, *more: str) -> dict:
 
 
 def test_a_checkpoint_brings_its_own_data_and_losses(trained: Path, tmp_path: Path, capsys) -> None:
-    results = scored(trained, tmp_path, "target_ages=[20,70]")
+    results = scored(trained, tmp_path, "target_ages=[20,70]", "loss_terms=true")
     assert results["faces"] == 2  # data.val.count of the run
     assert list(results["per_target_age"]) == ["20", "70"]
     maes = [row["age_mae"] for row in results["per_target_age"].values()]
@@ -178,10 +178,18 @@ def test_scores_are_those_of_the_checkpoints_weights(trained: Path, tmp_path: Pa
 
     sam = load(trained)
     save(sam, tmp_path / "sam.safetensors")
-    want = scored(trained, tmp_path / "a", "target_ages=[20]", "losses=smoke", "max_images=1")
+    terms = ["loss_terms=true"]
+    want = scored(trained, tmp_path / "a", "target_ages=[20]", "losses=smoke", "max_images=1", *terms)
     torch.manual_seed(0)
     got = scored(
-        tmp_path / "sam.safetensors", tmp_path / "b", "target_ages=[20]", "losses=smoke", "data=drawn", "max_images=1"
+        tmp_path / "sam.safetensors",
+        tmp_path / "b",
+        "target_ages=[20]",
+        "losses=smoke",
+        "data=drawn",
+        "data.val.count=2",
+        "max_images=1",
+        *terms,
     )
     assert got["losses"]["l2"] == pytest.approx(want["losses"]["l2"], rel=1e-5)
     assert got["faces"] == want["faces"] == 1

@@ -75,6 +75,16 @@ def need_bool(cfg: DictConfig, *keys: str) -> None:
             raise InputError(f"{key} is true or false, not {cfg[key]!r}.")
 
 
+def option(config_name: str, group: str, name: str) -> dict[str, Any]:
+    """An option of a config group as `sam-<config_name> group=name` would compose it, interpolations unresolved."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return OmegaConf.to_container(compose(config_name, overrides=[f"{group}={name}"]), resolve=False)[group]
+
+
 def _stop(name: str, message: str, code: int = BAD_INPUT) -> None:
     print(f"{name}: {_one_line(message)}", file=sys.stderr)
     sys.exit(code)

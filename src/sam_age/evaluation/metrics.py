@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from sam_age.evaluation.judges import spearman
 
 AGES = 101  # whole years, 0 to 100
 
@@ -80,3 +84,106 @@ class AgeError(Metric):
         super().reset()
         self.absolute.reset()
         self.signed.reset()
+
+
+# ---- of columns: one value for each output, whatever it is a score of ----------------------------------------
+
+FMR = 1e-3  # the false match rate at which verification is decided
+
+Columns = Mapping[str, Tensor]
+"""Scores of outputs, one number each, NaN where there is none: see `summarise`."""
+
+
+def match_threshold(impostor: Tensor, rate: float = FMR) -> float:
+    """The least cosine that accepts at most a share `rate` of the impostors (N,); NaN without any.
+
+    >>> impostor = torch.arange(1000) / 1000
+    >>> (impostor >= match_threshold(impostor, 0.002)).sum()
+    tensor(2)
+    """
+    if not len(impostor):
+        return float("nan")
+    falling = impostor.double().sort(descending=True).values
+    refused = falling[min(int(rate * len(falling) + 1e-9), len(falling) - 1)]
+    return torch.nextafter(refused, refused.new_tensor(torch.inf)).item()
+
+
+def mean(values: Tensor) -> float | None:
+    """Of the values that are numbers; None where there are none."""
+    known = values[~values.isnan()]
+    return _number(known.double().mean().item()) if len(known) else None
+
+
+def age_scores(read: Tensor, target: Tensor) -> dict[str, float | None]:
+    """Ages read off outputs against those asked for, both (N,), years: `age_mae`, `age_bias` (read minus asked) and
+    `age_spearman`; where all were asked for one age, instead of the last `age_mean`, `age_p10` and `age_p90` of what
+    is read."""
+    known = ~read.isnan()
+    read, target = read[known].double(), target[known].double()
+    if not len(read):
+        return {"age_mae": None, "age_bias": None, "age_spearman": None}
+    error = read - target
+    scores = {"age_mae": error.abs().mean().item(), "age_bias": error.mean().item()}
+    if (target == target[0]).all():
+        low, high = read.quantile(read.new_tensor([0.1, 0.9])).tolist()
+        scores |= {"age_mean": read.mean().item(), "age_p10": low, "age_p90": high}
+    else:
+        scores["age_spearman"] = spearman(read, target)
+    return {name: _number(value) for name, value in scores.items()}
+
+
+def summarise(columns: Columns, target: Tensor, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Mean scores of some outputs.
+
+    Args:
+        columns: `age`, `second_age` (years read); `cosine` (to the input); `truth_<likeness>` (to the true portrait);
+            what is missing is reported as None.
+        target: (N,) years asked for.
+        thresholds: name -> cosine from which two faces count as one person's.
+    """
+    nothing = target.new_full(target.shape, float("nan"))
+    column = {name: columns.get(name, nothing) for name in ("age", "second_age", "cosine")}
+    summary: dict[str, Any] = age_scores(column["age"], target)
+    summary["identity_cosine"] = mean(column["cosine"])
+    for name, threshold in thresholds.items():
+        summary[name] = accepted(column["cosine"], threshold)
+    for name in sorted(name for name in columns if name.startswith("truth_")):
+        summary[f"counterfactual_{name.removeprefix('truth_')}"] = mean(columns[name])
+    if "second_age" in columns:
+        summary["second_judge"] = age_scores(column["second_age"], target)
+    return summary
+
+
+def accepted(cosine: Tensor, threshold: float) -> float | None:
+    """The share of cosines (N,) that reach a threshold, of those that are numbers."""
+    known = cosine[~cosine.isnan()]
+    if not len(known) or math.isnan(threshold):
+        return None
+    return _number((known >= threshold).double().mean().item())
+
+
+def share_closed(nothing: float | None, method: float | None, ceiling: float | None) -> float | None:
+    """How much of the error that doing nothing leaves, beyond the ceiling's, a method takes away: percent.
+
+    >>> share_closed(0.5, 0.3, 0.1)
+    50.0
+    """
+    if nothing is None or method is None or ceiling is None or nothing == ceiling:
+        return None
+    return _number(100 * (nothing - method) / (nothing - ceiling))
+
+
+def percent_below(method: float | None, other: float | None) -> float | None:
+    """By how much a method's error is below another's: percent of the other's.
+
+    >>> percent_below(0.3, 0.4)
+    25.0
+    """
+    if method is None or not other:
+        return None
+    return _number(100 * (1 - method / other))
+
+
+def _number(value: float) -> float | None:
+    """Six digits are all that any of these is worth; and JSON knows no NaN."""
+    return None if math.isnan(value) else round(value, 6)

@@ -26,6 +26,7 @@ CLASSES = {
     "AgeAndGender": "sam_age.models.age",
     "AgeClassifier": "sam_age.models.age",
     "LPIPS": "sam_age.models.perceptual",
+    "LatentBaselines": "sam_age.evaluation.baselines",
 }
 """Networks that a file alone rebuilds: class name -> module. Only these are ever built from metadata."""
 
