@@ -1,6 +1,6 @@
-"""Run by test_ddp.py as a program of its own: trains tiny SAM for a few steps on `devices` CPU processes.
+"""Run by test_ddp.py as a program of its own: trains tiny SAM, or tiny pSp, for a few steps on `devices` processes.
 
-python -m tests.modules.ddp_run DEVICES STATIC_GRAPH OUTPUT.pt
+python -m tests.modules.ddp_run ACCELERATOR DEVICES dynamic|static OUTPUT.pt aging|inversion
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from sam_age.modules.aging import AgingModule
+from sam_age.modules.inversion import InversionModule
+from sam_age.modules.stage import Stage
 from tests.modules.test_aging import tiny_module
+from tests.modules.test_inversion import tiny_inversion, tiny_psp
 
 BATCH, STEPS = 4, 3
 
@@ -24,7 +26,7 @@ class Recorder(pl.Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: AgingModule, *args) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Stage, *args) -> None:
         loss = pl_module.last_loss.clone()
         self.losses.append(trainer.strategy.reduce(loss, reduce_op="mean").item())
 
@@ -43,16 +45,38 @@ class Rows(torch.utils.data.Sampler):
         return BATCH * STEPS // world
 
 
-def main(accelerator: str, devices: int, static_graph: bool, output: str) -> None:
+class RunningStatistics(InversionModule):
+    """On CPUs, where processes cannot share the statistics of a batch."""
+
+    def train(self, mode: bool = True) -> InversionModule:
+        super().train(mode)
+        for layer in self.psp.encoder.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.eval()
+        return self
+
+
+def tiny_stage(stage: str, on_gpu: bool) -> tuple[Stage, torch.nn.Module]:
+    """The stage, and its encoder."""
+    settings = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.05), "seed": 4, "ema_decay": 0.5}
+    if stage == "aging":
+        aging = tiny_module(frozen_batch_norm=not on_gpu, **settings)
+        return aging, aging.sam.encoder
+    psp = tiny_psp()
+    for layer in (psp.decoder.conv1, *psp.decoder.convs):
+        torch.nn.init.zeros_(layer.noise.weight)  # each rank draws noise of its own
+    inversion = tiny_inversion(psp=psp, kind=InversionModule if on_gpu else RunningStatistics, **settings)
+    return inversion, inversion.psp.encoder
+
+
+def main(accelerator: str, devices: int, static_graph: bool, output: str, stage: str) -> None:
     torch.backends.cudnn.allow_tf32 = False  # three digits would hide what is compared here
     torch.backends.cudnn.deterministic = True
     on_gpu = accelerator == "gpu"
     faces = torch.rand(BATCH * STEPS, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
     rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
     # statistics of a batch can be synchronised on GPUs only; on CPUs the running ones are used
-    module = tiny_module(
-        optimizer=lambda p: torch.optim.SGD(p, lr=0.05), frozen_batch_norm=not on_gpu, seed=4, ema_decay=0.5
-    )
+    module, encoder = tiny_stage(stage, on_gpu)
     recorder = Recorder()
     strategy = DDPStrategy(
         process_group_backend="nccl" if on_gpu else "gloo",
@@ -67,9 +91,9 @@ def main(accelerator: str, devices: int, static_graph: bool, output: str) -> Non
     )  # fmt: skip
     trainer.fit(module, DataLoader(rows, batch_size=BATCH // devices, sampler=Rows()))
     if trainer.is_global_zero:
-        weights = {name: weight.cpu() for name, weight in module.sam.encoder.state_dict().items()}
+        weights = {name: weight.cpu() for name, weight in encoder.state_dict().items()}
         torch.save({"losses": recorder.losses, "weights": weights}, output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "static", sys.argv[4])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "static", sys.argv[4], sys.argv[5])

@@ -11,8 +11,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(accelerator: str, devices: int, graph: str, output: Path) -> dict:
-    command = [sys.executable, "-m", "tests.modules.ddp_run", accelerator, str(devices), graph, str(output)]
+def run(accelerator: str, devices: int, graph: str, output: Path, stage: str = "aging") -> dict:
+    command = [sys.executable, "-m", "tests.modules.ddp_run", accelerator, str(devices), graph, str(output), stage]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -39,10 +39,16 @@ def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, 
     assert_same(run("cpu", 2, graph, tmp_path / "two.pt"), alone)
 
 
+def test_two_processes_invert_as_one_with_the_joined_batch(tmp_path: Path) -> None:
+    alone, together = (run("cpu", n, "dynamic", tmp_path / f"{n}.pt", "inversion") for n in (1, 2))
+    assert_same(together, alone)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("stage", ["aging", "inversion"])
 @pytest.mark.parametrize("graph", ["dynamic", "static"])
-def test_two_gpus_equal_one_with_the_joined_batch_and_shared_statistics(graph: str, tmp_path: Path) -> None:
-    one = run("gpu", 1, graph, tmp_path / "one.pt")
+def test_two_gpus_equal_one_with_the_joined_batch_and_shared_statistics(graph: str, stage: str, tmp_path: Path) -> None:
+    one = run("gpu", 1, graph, tmp_path / "one.pt", stage)
     # cuDNN convolves batches of two and of four by other algorithms
-    assert_same(run("gpu", 2, graph, tmp_path / "two.pt"), one, rounding=1e-4)
+    assert_same(run("gpu", 2, graph, tmp_path / "two.pt", stage), one, rounding=1e-4)

@@ -34,9 +34,8 @@ def tiny_psp() -> PSP:
 
 def tiny_inversion(**settings) -> InversionModule:
     losses = settings.pop("losses", None) or InversionLosses(Colours(), Colours())
-    return InversionModule(
-        settings.pop("psp", None) or tiny_psp(), losses, settings.pop("optimizer", ranger), **settings
-    )
+    kind = settings.pop("kind", InversionModule)
+    return kind(settings.pop("psp", None) or tiny_psp(), losses, settings.pop("optimizer", ranger), **settings)
 
 
 @pytest.fixture
