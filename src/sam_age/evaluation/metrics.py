@@ -97,7 +97,7 @@ Columns = Mapping[str, Tensor]
 def match_threshold(impostor: Tensor, rate: float = FMR) -> float:
     """The least cosine that accepts at most a share `rate` of the impostors (N,); NaN without any.
 
-    >>> impostor = torch.arange(1000) / 1000
+    >>> impostor = torch.arange(1000).double() / 1000
     >>> (impostor >= match_threshold(impostor, 0.002)).sum()
     tensor(2)
     """
@@ -159,7 +159,7 @@ def accepted(cosine: Tensor, threshold: float) -> float | None:
     known = cosine[~cosine.isnan()]
     if not len(known) or math.isnan(threshold):
         return None
-    return _number((known >= threshold).double().mean().item())
+    return _number((known.double() >= threshold).double().mean().item())
 
 
 def share_closed(nothing: float | None, method: float | None, ceiling: float | None) -> float | None:

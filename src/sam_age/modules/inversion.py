@@ -29,11 +29,6 @@ from sam_age.modules.stage import (
     weights_to_train,
 )
 
-try:
-    from sam_age.evaluation.counterfactual import likeness
-except ImportError:
-    from sam_age.evaluation.protocol import likeness
-
 Batch = Mapping[str, Tensor]
 
 
