@@ -37,13 +37,15 @@ OWN_DEFAULTS = {
 }
 """Name of a checkpoint -> what it is scored with where nothing else is chosen: options of config groups, and keys."""
 
-METRICS = "metrics.json"
+METRICS, REPORT = "metrics.json", "report.html"
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Score `cfg.checkpoint`; see conf/eval.yaml."""
     from sam_age.data.storing import write_whole
+    from sam_age.evaluation.examples import examples
     from sam_age.evaluation.protocol import AgingEvaluation
+    from sam_age.evaluation.report import report
     from sam_age.evaluation.table import table
     from sam_age.models.sam import SAM
     from sam_age.weights import load
@@ -76,7 +78,8 @@ def evaluate(cfg: DictConfig) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / METRICS, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
-        log.info("%s", folder / METRICS)
+        write_whole(folder / REPORT, report(results, examples(evaluation)).encode())
+        log.info("%s and %s", folder / METRICS, folder / REPORT)
 
 
 # ---- what was asked for --------------------------------------------------------------------------------
@@ -109,9 +112,9 @@ def check_output(cfg: DictConfig) -> Path | None:
     folder = Path(str(cfg.output))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give output= a folder.")
-    path = folder / METRICS
-    if path.exists() and not cfg.overwrite:
-        raise InputError(f"{path} is already there: overwrite=true replaces it, output=... writes elsewhere.")
+    for path in (folder / METRICS, folder / REPORT):
+        if path.exists() and not cfg.overwrite:
+            raise InputError(f"{path} is already there: overwrite=true replaces it, output=... writes elsewhere.")
     return folder
 
 

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,14 +21,15 @@ from tqdm import tqdm
 
 from sam_age.data.dataset import to_unit_range
 from sam_age.errors import InputError
+from sam_age.evaluation.album import Album, Portraits
 from sam_age.evaluation.baselines import LatentBaselines
-from sam_age.evaluation.counterfactual import Seen
 from sam_age.evaluation.instruments import Instruments, exact
 from sam_age.evaluation.judges import pairs
 from sam_age.evaluation.known import Known, nothing_known
-from sam_age.evaluation.methods import SAM_ITSELF, Request, methods
+from sam_age.evaluation.methods import methods
 from sam_age.evaluation.metrics import match_threshold
 from sam_age.evaluation.results import VECTORS, Scored, results_of
+from sam_age.evaluation.share import Share
 from sam_age.losses import AgingLosses
 from sam_age.models.ops import at_least_float32
 from sam_age.models.sam import SAM
@@ -40,22 +40,6 @@ MOST_PORTRAITS_TOLD_APART = 4000
 """Impostor pairs are of this many portraits at most, spread evenly: 8 million pairs."""
 
 SLOW = 60  # seconds; what takes longer is announced
-
-
-@dataclass
-class Album:
-    """Every portrait that was read, in the source's order."""
-
-    index: Tensor  # (P,) numbers in the source, ascending
-    pixels: Tensor  # (P, 3, 256, 256) uint8, on the CPU
-    embeddings: Tensor | None  # (P, D) of length one
-
-    def places(self, index: Tensor) -> Tensor:
-        """Where portraits (J,) of the source are here; -1 for those that are not."""
-        if not len(self.index):
-            return torch.full_like(index, -1)
-        place = torch.searchsorted(self.index, index).clamp(max=len(self.index) - 1)
-        return torch.where(self.index[place] == index, place, -1)
 
 
 class AgingEvaluation(pl.LightningModule):
@@ -154,7 +138,7 @@ class AgingEvaluation(pl.LightningModule):
     # ---- the second pass: every input at every target age --------------------------------------------
 
     def _score(self, album: Album, known: Known) -> Scored:
-        """Ages are of the source's numbers, `face` and `truth` of the album's places."""
+        """Every input at every target age; faces are numbers of the source until they become places in the album."""
         wanted = album.index if self.inputs is None else torch.tensor(list(self.inputs), dtype=torch.long)
         # by life, so that the jobs of a batch share their true portraits
         wanted = torch.tensor(sorted(wanted.tolist(), key=lambda number: (known.life[number].item(), number)))
@@ -171,7 +155,7 @@ class AgingEvaluation(pl.LightningModule):
         jobs = torch.arange(len(number)).tensor_split(self.trainer.world_size)[self.trainer.global_rank]
         mine = inputs.tensor_split(self.trainer.world_size)[self.trainer.global_rank]
         own_age = known.age[album.index]
-        share = _Pass(self, album, portraits, own_age, paired=bool((truth >= 0).any()))
+        share = Share(self, album, portraits, own_age, paired=bool((truth >= 0).any()))
         columns = share.outputs(album.places(number)[jobs], target[jobs], truth[jobs])
         reconstruction = share.reconstructions(mine)
         losses = {name: self._gathered(value[None]).sum(0) for name, value in sorted(share.loss_sums.items())}
@@ -193,7 +177,7 @@ class AgingEvaluation(pl.LightningModule):
     def _portraits(self, album: Album, places: Tensor) -> Portraits:
         """What is read once off each portrait at `places`, and off its inversion, and how near that one comes."""
         found: dict[str, list[Tensor]] = {}
-        for chunk in self._chunks(places, "portraits"):
+        for chunk in self.chunks(places, "portraits"):
             faces = self.faces(album, chunk)
             with self.precision():
                 codes = at_least_float32(self.sam.encode(faces))
@@ -252,7 +236,7 @@ class AgingEvaluation(pl.LightningModule):
         """Pictures (N, 3, 256, 256) in [-1, 1] at places (N,) of the album, on the device."""
         return to_unit_range(album.pixels[places].to(self.device, non_blocking=True))
 
-    def _chunks(self, values: Tensor, what: str) -> Iterator[Tensor]:
+    def chunks(self, values: Tensor, what: str) -> Iterator[Tensor]:
         """Batches of (N,), with a progress bar; what will take long is announced after the second one."""
         bar = self.trainer.progress_bar_callback
         hidden = not self.trainer.is_global_zero or bar is None
@@ -269,153 +253,6 @@ class AgingEvaluation(pl.LightningModule):
                             "%d %s take about %.0f minutes here: source_ages=[30], max_images=20, fewer target_ages or "
                             "a GPU make them fewer.", len(values), what, left / 60,
                         )  # fmt: skip
-
-
-@dataclass
-class Portraits:
-    """What is known of portraits, by their place in the album."""
-
-    values: dict[str, Tensor]  # (R, ...) each
-    row: Tensor  # (P,) place in the album -> row of the values, or -1
-
-    def of(self, prefix: str, places: Tensor) -> dict[str, Tensor]:
-        """The values whose names begin so, of portraits at places (N,); NaN for a place of -1."""
-        missing = places < 0
-        rows = self.row[places.clamp_min(0)].clamp_min(0)
-        found = {}
-        for name, value in self.values.items():
-            if name.startswith(prefix):
-                picked = value[rows]
-                gone = missing.view(-1, *[1] * (picked.ndim - 1))
-                found[name.removeprefix(prefix)] = picked.masked_fill(gone, float("nan"))
-        return found
-
-
-class _Pass:
-    """The second pass over one rank's share."""
-
-    def __init__(
-        self, evaluation: AgingEvaluation, album: Album, portraits: Portraits, own_age: Tensor, *, paired: bool
-    ) -> None:
-        self.evaluation, self.album, self.portraits = evaluation, album, portraits
-        self.instruments, self.likeness = evaluation.instruments, evaluation.instruments.likeness
-        self.own_age = own_age.to(evaluation.device)
-        self.paired = paired  # has any output a true portrait, on whatever rank
-        self.loss_sums: dict[str, Tensor] = {}  # name -> sum over outputs, and their number
-
-    def request(self, places: Tensor, target: Tensor) -> Request:
-        """For inputs at places (N,) of the album, on the CPU."""
-        known = self.portraits.of("", places.to(self.own_age.device))
-        faces = self.evaluation.faces(self.album, places)
-        return Request(faces, known["codes"], known["source_age"], target.to(self.own_age.device))
-
-    def age_of(self, places: Tensor, request: Request) -> Tensor:
-        """(N,) years: the true one where it is known, else the one that is read."""
-        age = self.own_age[places.to(self.own_age.device)]
-        return torch.where(age.isnan(), request.source_age, age)
-
-    def outputs(self, faces: Tensor, target: Tensor, truth: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Method -> columns, each (J,) or (J, D), for inputs (J,) at target ages (J,) against truths (J,)."""
-        device = self.own_age.device
-        found: dict[str, dict[str, list[Tensor]]] = {}
-
-        def keep(method: str, columns: Mapping[str, Tensor]) -> None:
-            for name, values in columns.items():
-                found.setdefault(method, {}).setdefault(name, []).append(values)
-
-        for jobs in self.evaluation._chunks(torch.arange(len(faces)), "outputs"):
-            face, true = faces[jobs], truth[jobs]
-            request = self.request(face, target[jobs])
-            missing = (true < 0).to(device)
-            # the portraits of this batch, each seen once: inputs and truths are largely the same ones
-            there, where = torch.cat([face, true[true >= 0]]).unique(return_inverse=True)
-            of_face = where[: len(face)].to(device)
-            of_truth = torch.zeros(len(true), dtype=torch.long)
-            of_truth[true >= 0] = where[len(face) :]
-            with exact(request.faces):
-                seen = self.likeness.see(self.evaluation.faces(self.album, there))
-                inputs, truths = seen[of_face], seen[of_truth.to(device)]
-            own = self.portraits.of("read_", face.to(device))
-
-            def against_truth(scores: Mapping[str, Tensor], missing: Tensor = missing) -> dict[str, Tensor]:
-                return {f"truth_{name}": value.masked_fill(missing, float("nan")) for name, value in scores.items()}
-
-            def reading(
-                said: Mapping[str, Tensor], own: Mapping[str, Tensor] = own, target: Tensor = request.target_age
-            ) -> dict[str, Tensor]:
-                columns = {name: said[name] for name in ("age", "second_age", "realism") if name in said}
-                if "embedding" in said:
-                    columns["cosine"] = (said["embedding"] * own["embedding"]).sum(1)
-                return columns
-
-            for method, make in self.evaluation.methods.items():
-                with self.evaluation.precision():
-                    made, w_plus = make(request)
-                images = at_least_float32(made).clamp(-1, 1)
-                columns = reading(self.instruments.read(images))
-                if self.paired:
-                    with exact(images):
-                        columns |= against_truth(self.likeness.compare(self.likeness.see(images), truths))
-                if method == SAM_ITSELF:
-                    columns |= self._cycle(images, face, request, inputs)
-                    self._count(made, w_plus, request, request.target_age, "")
-                keep(method, columns)
-            columns = reading(own)
-            if self.paired:
-                with exact(request.faces):
-                    columns |= against_truth(self.likeness.compare(inputs, truths))
-                at = true.to(device)
-                near = {f"truth_{name}": value for name, value in self.portraits.of("near_", at).items()}
-                keep("ceiling", reading(self.portraits.of("inverted_", at)) | near)
-                keep("truth", reading(self.portraits.of("read_", at)))
-            keep("input", columns)
-        return {m: {name: torch.cat(parts) for name, parts in columns.items()} for m, columns in found.items()}
-
-    def _cycle(self, images: Tensor, places: Tensor, request: Request, inputs: Seen) -> dict[str, Tensor]:
-        """SAM's pictures brought back to the age they came from, against the inputs."""
-        sam, age = self.evaluation.sam, self.age_of(places, request)
-        with self.evaluation.precision():
-            w_plus = sam.edit(images, age)
-            made = sam.synthesize(w_plus)
-        self._count(made, w_plus, request, age, "cycle_")
-        back = at_least_float32(made).clamp(-1, 1)
-        with exact(back):
-            scores = self.likeness.compare(self.likeness.see(back), inputs)
-        scores["l2"] = (back - request.faces).square().mean((1, 2, 3))
-        return {f"cycle_{name}": value for name, value in scores.items()}
-
-    def reconstructions(self, places: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Method -> columns, each (N,): inputs at places (N,) brought to their own age, against themselves."""
-        found: dict[str, dict[str, list[Tensor]]] = {}
-        for chunk in self.evaluation._chunks(places, "reconstructions"):
-            request = self.request(chunk, torch.zeros(len(chunk)))
-            request = Request(request.faces, request.codes, request.source_age, self.age_of(chunk, request))
-            with exact(request.faces):
-                inputs = self.likeness.see(request.faces)
-            for method, make in self.evaluation.methods.items():
-                with self.evaluation.precision():
-                    made, _ = make(request)
-                images = at_least_float32(made).clamp(-1, 1)
-                with exact(images):
-                    scores = self.likeness.compare(self.likeness.see(images), inputs)
-                for name, value in scores.items():
-                    found.setdefault(method, {}).setdefault(name, []).append(value)
-            for name, value in self.portraits.of("near_", chunk.to(self.own_age.device)).items():
-                found.setdefault("ceiling", {}).setdefault(name, []).append(value)
-        return {m: {name: torch.cat(parts) for name, parts in columns.items()} for m, columns in found.items()}
-
-    def _count(self, images: Tensor, w_plus: Tensor, request: Request, target: Tensor, prefix: str) -> None:
-        """Add up the objective's terms, if they are asked for."""
-        losses = self.evaluation.losses
-        if losses is None:
-            return
-        source = losses.describe(request.faces)
-        centre = self.evaluation.sam.latent_avg
-        _, terms = losses(images, w_plus, source, target, latent_avg=centre, aging=not prefix)
-        for name, value in terms.items():
-            count = len(target)
-            term = torch.stack([value * count, value.new_tensor(count)])
-            self.loss_sums[prefix + name] = self.loss_sums.get(prefix + name, 0) + term
 
 
 def _device_name(device: torch.device) -> str:
