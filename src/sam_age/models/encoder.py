@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_age.models.convolve import Conv2d
 from sam_age.models.ops import EqualLinear
 
 COARSE_STYLES = 3  # styles 0-2 read the deepest map, 1/16 of the image
@@ -63,7 +64,7 @@ class IRSEUnit(nn.Module):
 
 def input_layer(in_channels: int, width: int) -> nn.Sequential:
     """The trunk's stem: a 3x3 convolution at full resolution, batch norm, PReLU."""
-    return nn.Sequential(nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width))
+    return nn.Sequential(Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width))
 
 
 def ir_se_body(widths: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (3, 4, 14, 3)) -> nn.Sequential:

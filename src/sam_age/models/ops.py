@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_age.models.convolve import conv2d, conv_transpose2d
+
 SQRT2 = math.sqrt(2)
 
 
@@ -49,9 +51,6 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
     kernel = kernel.flip(0, 1).to(x.dtype)
     if torch.compiler.is_compiling():
         return _shifted_sum(x, kernel, down)
-    if x.is_cuda:  # of convolutions by group the gradients, and more so theirs, are very slow there
-        y = F.conv2d(x.reshape(-1, 1, *x.shape[2:]), kernel[None, None], stride=down)
-        return y.reshape(-1, channels, *y.shape[2:])
     return F.conv2d(x, kernel.expand(channels, 1, -1, -1), stride=down, groups=channels)
 
 
@@ -133,7 +132,7 @@ def modulated_conv2d(
     elif down_kernel is not None:
         x = down_convolve(x, weight, down_kernel)
     else:
-        x = F.conv2d(x, weight.to(x.dtype), padding=size // 2)
+        x = conv2d(x, weight.to(x.dtype), padding=size // 2)
     return x if gain is None else x * gain[:, :, None, None].to(x.dtype)
 
 
@@ -145,8 +144,8 @@ def up_convolve(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
     before, after = (excess + 1) // 2 + 1, excess // 2 + 1
     if folds_filters(x) and before == after:
         whole = fold(weight, kernel, flip=False).to(x.dtype)
-        return F.conv_transpose2d(x, whole.transpose(0, 1), stride=2, padding=len(kernel) - 1 - before)
-    x = F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
+        return conv_transpose2d(x, whole.transpose(0, 1), stride=2, padding=len(kernel) - 1 - before)
+    x = conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
     return upfirdn2d(x, kernel, pad=(before, after))
 
 
@@ -154,9 +153,9 @@ def down_convolve(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
     """An FIR filter (sum 1), then a convolution with stride 2: (N, I, H, W) -> (N, O, H / 2, W / 2)."""
     before, after = down_padding(kernel, weight.shape[-1])
     if folds_filters(x) and before == after:
-        return F.conv2d(x, fold(weight, kernel, flip=True).to(x.dtype), stride=2, padding=before)
+        return conv2d(x, fold(weight, kernel, flip=True).to(x.dtype), stride=2, padding=before)
     x = upfirdn2d(x, kernel, pad=(before, after))
-    return F.conv2d(x, weight.to(x.dtype), stride=2)
+    return conv2d(x, weight.to(x.dtype), stride=2)
 
 
 def down_padding(kernel: Tensor, conv_size: int) -> tuple[int, int]:
@@ -208,7 +207,7 @@ class EqualConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = (self.weight * self.scale).to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
+        return conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
 
 
 class FusedLeakyReLU(nn.Module):
@@ -244,7 +243,18 @@ class Upsample(nn.Module):
         self.pad = ((excess + 1) // 2 + 1, excess // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return upfirdn2d(x, self.kernel, up=2, pad=self.pad)
+        if not x.is_cuda:
+            return upfirdn2d(x, self.kernel, up=2, pad=self.pad)
+        # of convolutions by group a GPU takes the gradients, and more so theirs, very slowly: two products instead
+        rows, columns = (self._enlarging(side, x) for side in x.shape[2:])
+        return rows @ x @ columns.T
+
+    def _enlarging(self, side: int, x: Tensor) -> Tensor:
+        """(2 side, side): the filter, an outer product of one with itself, along one axis."""
+        taps = (self.kernel.sum(1) / self.kernel.sum().sqrt()).to(x.dtype)
+        one = torch.eye(side, dtype=x.dtype, device=x.device)
+        spaced = F.pad(torch.stack([one, torch.zeros_like(one)], 2).flatten(1), self.pad)
+        return spaced.unfold(1, len(taps), 1).matmul(taps.flip(0)).T
 
 
 class ModulatedConv2d(nn.Module):

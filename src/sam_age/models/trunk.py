@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_age.errors import InputError
+from sam_age.models.convolve import Conv2d
 from sam_age.models.resample import crop_and_pool
 
 TRUNKS = ("residual", "convnext")
@@ -59,7 +60,7 @@ class ResidualTrunk(nn.Module):
         if image_size < 2 ** (len(widths) + 1):
             raise InputError(f"image_size {image_size} is too small for {len(widths)} stages that halve it.")
         self.image_size = image_size
-        self.stem = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
+        self.stem = Conv2d(3, widths[0], 3, 2, 1, bias=False)
         self.stages = nn.ModuleList()
         channels = widths[0]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
