@@ -1,8 +1,8 @@
 """Convolutions for training on GPUs: PyTorch's own, but for two slow spots of cuDNN.
 
-StyleGAN2's regularisations take gradients of gradients. What comes back to a weight there, PyTorch makes of a convolution
-with a kernel as large as the picture: on an H200, seconds for R1 at 256 pixels. Written as what it is, the gradient of
-a convolution's weight, it is as fast as the first one. And maps of 1 to 7 channels (RGB) find no fast
+StyleGAN2's regularisations take gradients of gradients. What comes back to a weight there, PyTorch makes of a
+convolution with a kernel as large as the picture: on an H200, seconds for R1 at 256 pixels. Written as what it is, the
+gradient of a convolution's weight, it is as fast as the first one. And maps of 1 to 7 channels (RGB) find no fast
 kernel in half precision: zeros fill them up to 8.
 """
 
