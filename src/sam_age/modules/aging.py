@@ -105,7 +105,7 @@ class AgingModule(Stage):
             target_age = source.age
 
         optimizer = self.optimizers()
-        self.set_rate(optimizer)
+        rate = self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             aged, w_plus = self.transform(faces, target_age)
@@ -128,7 +128,6 @@ class AgingModule(Stage):
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
-        rate = optimizer.param_groups[0]["lr"]
         self.log_dict(logged | {"train/total": total, "train/lr": rate}, batch_size=len(faces))
 
     def transform(self, faces: Tensor, target_age: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class InversionModule(Stage):
             faces = faces.contiguous(memory_format=torch.channels_last)
 
         optimizer = self.optimizers()
-        self.set_rate(optimizer)
+        rate = self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             w_plus = self.psp.encode(faces)
@@ -111,7 +111,7 @@ class InversionModule(Stage):
         self.update_average()
         self.last_loss = loss.detach()  # stays on the device: whoever shows it decides when to wait for it
         logged = {f"train/{name}": value for name, value in terms.items()}
-        self.log_dict(logged | {"train/lr": optimizer.param_groups[0]["lr"]}, batch_size=len(faces))
+        self.log_dict(logged | {"train/lr": rate}, batch_size=len(faces))
 
     @torch.no_grad()
     def with_samples(self, faces: Tensor) -> tuple[Tensor, Tensor | None]:

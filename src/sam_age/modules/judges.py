@@ -92,7 +92,7 @@ class JudgesModule(Stage):
         batch["faces"]: (N, 3, H, W), RGB in [-1, 1]; what else the tasks need is theirs.
         """
         optimizer = self.optimizers()
-        self.set_rate(optimizer)
+        rate = self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             faces = self.worn(batch["faces"])
@@ -106,7 +106,6 @@ class JudgesModule(Stage):
             optimizer.step()
         self.update_average()
         self.last_loss = total.detach()  # stays on the device: whoever shows it decides when to wait for it
-        rate = optimizer.param_groups[0]["lr"]
         self.log_dict(logged | {"train/total": self.last_loss, "train/lr": rate}, batch_size=len(faces))
 
     def worn(self, faces: Tensor) -> Tensor:

@@ -60,11 +60,16 @@ class Stage(pl.LightningModule):
         done = max(0, step - self.warmup_steps) / max(1, last - self.warmup_steps)
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    def set_rate(self, optimizer: Optimizer) -> None:
-        """Give the optimizer this step's learning rate. Without a schedule it keeps its own, untouched."""
+    def set_rate(self, optimizer: Optimizer) -> Tensor:
+        """Give the optimizer this step's learning rate, and return it for the log. Without a schedule the optimizer
+        keeps its own, untouched.
+
+        A tensor on the host: Lightning would copy a plain number to the device, and wait for all that runs there.
+        """
         if self.warmup_steps or self.cosine:
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate()
+        return torch.tensor(optimizer.param_groups[0]["lr"])
 
     # ---- layout ------------------------------------------------------------------------------------
 
