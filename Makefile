@@ -19,14 +19,13 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(VENV)/ready ## prepare, train, evaluate and age a photograph: small, on a CPU, in minutes
-	@rm -rf $(DEMO) && mkdir -p $(DEMO)/photos
-	@$(BIN)/python -c "from skimage import data, io; io.imsave('$(DEMO)/photos/astronaut.png', data.astronaut())"
-	$(BIN)/sam-prepare input=$(DEMO)/photos output=$(DEMO)/faces
-	$(BIN)/sam-train +experiment=smoke data=folder data.train=$(DEMO)/faces data.val=$(DEMO)/faces output=$(DEMO)/run
-	$(BIN)/sam-eval checkpoint=$(DEMO)/run/checkpoints/last.ckpt output=$(DEMO)/scores
-	$(BIN)/sam-infer checkpoint=$(DEMO)/run/checkpoints/last.ckpt input=$(DEMO)/photos output=$(DEMO)/aged
-	@echo "The sheet: $(DEMO)/aged/astronaut_sheet.png   (made-up weights: it runs, it does not age)"
+demo: $(VENV)/ready ## age, score and train on what comes with the package: no downloads, a CPU, minutes
+	@rm -rf $(DEMO)
+	$(BIN)/sam-infer input=lifespan output=$(DEMO)/aged 'target_ages=[0,20,40,60,80,100]'
+	@echo "The sheet: $(DEMO)/aged/sheet.png"
+	$(BIN)/sam-eval checkpoint=lifespan 'source_ages=[30]' 'target_ages=[0,20,50,80,100]' output=$(DEMO)/scores
+	$(BIN)/sam-train '+experiment=[lifespan_aging,demo]' output=$(DEMO)/run
+	@echo "The sheet: $(DEMO)/aged/sheet.png   The scores: $(DEMO)/scores   What 60 steps teach: $(DEMO)/run/panels"
 
 test: $(VENV)/ready ## the tests: CPU, no network, minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"

@@ -30,9 +30,11 @@ from PIL import Image
 from torch import Tensor
 
 from sam_age import pretrained
+from sam_age.data.dataset import FacesDataset
 from sam_age.data.storing import write_lines
 from sam_age.errors import InputError
-from sam_age.evaluation.baselines import LatentBaselines
+from sam_age.evaluation import table
+from sam_age.evaluation.baselines import LatentBaselines, fit_on_faces
 from sam_age.lifespan.folder import PEOPLE as PEOPLE_FILE
 from sam_age.lifespan.folder import PORTRAITS, SETTINGS, Settings
 from sam_age.lifespan.making import render_split
@@ -75,9 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         ("generator", runs / "lifespan_gan/weights/generator_ema.safetensors", "the generator, likewise"),
         ("judges", runs / "lifespan_judges/weights", "folder with best_age and best_identity: those in the losses"),
         ("eval-judges", runs / "lifespan_eval_judges/weights", "the same of those that evaluate"),
-        ("baselines", runs / "lifespan_baselines/baselines.safetensors", "what sam-eval fitted on training portraits"),
     ):
         networks.add_argument(f"--{name}", type=Path, default=default, help=f"{what}; {default}")
+    networks.add_argument("--baselines", type=Path, help="latent baselines already fitted to this SAM; else fitted")
+    networks.add_argument(
+        "--train", type=Path, default="datasets/lifespan", help="portraits to fit them to; %(default)s"
+    )
     networks.add_argument("--portraits", type=Path, help=f"output= of `{RENDER}`; else rendered")
     card = commands.add_parser("card", help="fill the model card's tables")
     card.add_argument("--metrics", type=Path, help="metrics.json of sam-eval")
@@ -103,7 +108,12 @@ def build_bundle(given: argparse.Namespace) -> None:
         for prefix, folder in (("lifespan/", given.judges), ("lifespan/eval_", given.eval_judges)):
             for role, kind in JUDGES.items():
                 take(folder / f"best_{role}.safetensors", kind, made / BUNDLE[prefix + role].file)
-        take(given.baselines, LatentBaselines, made / BUNDLE["lifespan/baselines"].file)
+        baselines = made / BUNDLE["lifespan/baselines"].file
+        if given.baselines is not None:
+            take(given.baselines, LatentBaselines, baselines)
+        else:
+            save(fitted(sam, given.train), baselines, half=True, facts={"made_from": f"{sources}; split train"})
+            load(baselines)
         print(f"float16: {rounding(sam, load(half), made)}")
         shutil.copy(pretrained.FOLDER / CARD, made / CARD)
         if (output / CARD).is_file():
@@ -111,6 +121,8 @@ def build_bundle(given: argparse.Namespace) -> None:
         weigh(made)
         shutil.rmtree(output / SPLIT, ignore_errors=True)
         for path in sorted(made.iterdir()):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors writes for its owner alone
             path.replace(output / path.name)
     print(f"{output} is made. Next: sam-eval checkpoint=lifespan, and {Path(__file__).name} card.")
 
@@ -163,6 +175,14 @@ def take(path: Path, kind: type, to: Path) -> Path:
     save(network, to, half=True, facts={"made_from": _short(path)} | facts)
     load(to)  # strictly
     return to
+
+
+def fitted(sam: SAM, root: Path) -> LatentBaselines:
+    """Fitted to codes of training portraits, as `sam-eval baselines=fit` does."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    baselines = fit_on_faces(sam, FacesDataset(LifespanFaces(root, "train"), on_error="stop"), device=device)
+    sam.to("cpu")
+    return baselines
 
 
 def rounding(exact: SAM, half: SAM, folder: Path) -> str:
@@ -261,48 +281,55 @@ def between_marks(card: str, name: str, text: str) -> str:
     return f"{before}{start}{text.strip()}\n{end}{after}"
 
 
-COLUMNS = {
-    "age_mae": ("age error, years", "{:.1f}"),
-    "age_bias": ("bias, years", "{:+.1f}"),
-    "age_spearman": ("Spearman", "{:.3f}"),
-    "identity_cosine": ("identity cosine", "{:.2f}"),
-    "verification_rate": ("verified", "{:.1%}"),
-    "counterfactual_lpips": ("distance to the true portrait", "{:.4f}"),
-    "counterfactual_ssim": ("SSIM to it", "{:.3f}"),
-    "counterfactual_psnr": ("PSNR, dB", "{:.1f}"),
+def measured(results: dict[str, Any]) -> str:
+    """What sam-eval found: SAM beside its baselines, by target age, and its sentences."""
+    try:
+        ages = {f"{age} years": row for age, row in results["per_target_age"].items()}
+        lines = table.sentences(results)
+        judges = [
+            f"{what}: {results['judged_by'][key]}" for key, what in table.NAMES.items() if results["judged_by"].get(key)
+        ]
+        return "\n\n".join(
+            [
+                f"{results['faces']} portraits at {len(results['target_ages'])} ages; judged by {'; '.join(judges)}.",
+                _eval_grid(table.rows_of_methods(results), "method"),
+                _eval_grid(ages, "SAM, by target age"),
+                *(["\n".join(f"- {line}" for line in lines)] if lines else []),
+            ]
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"That is not a metrics.json of sam-eval: {error} is missing.") from error
+
+
+def _eval_grid(rows: dict[str, dict[str, Any]], corner: str) -> str:
+    keys = table.shown(rows)
+    cells = {name: [table.cell(row, key) for key in keys] for name, row in rows.items()}
+    return _grid(corner, [table.COLUMNS[key][0] for key in keys], cells)
+
+
+JUDGE_COLUMNS = {
+    "age_mae": ("age error, years", ".2f"),
+    "age_spearman": ("Spearman", ".4f"),
+    "auc": ("ROC area", ".4f"),
+    "tar_fmr_0.1": ("accepted at FMR 0.1 %", ".1%"),
 }
-"""Of metrics.json: what the card shows of SAM and of each baseline, if it is there."""
-
-
-def measured(metrics: dict[str, Any]) -> str:
-    """The tables of a metrics.json: SAM and its baselines, and SAM by target age."""
-    rows = {"SAM": metrics, **metrics.get("baselines", {})}
-    text = _table(rows, "") + "\n\n"
-    if per_age := metrics.get("per_target_age"):
-        text += _table(per_age, "target age") + "\n\n"
-    return text + f"On {metrics['faces']} portraits; checkpoint {metrics['checkpoint']}."
 
 
 def judged(inside: dict[str, Any], outside: dict[str, Any]) -> str:
     """The table of both pairs of judges, as tools/score_judges.py scored them."""
-    columns = {
-        "age_mae": ("age error, years", "{:.2f}"),
-        "age_spearman": ("Spearman", "{:.4f}"),
-        "auc": ("ROC area", "{:.4f}"),
-        "tar_fmr_0.1": ("accepted at FMR 0.1 %", "{:.1%}"),
-    }
-    return _table({"in the losses": inside, "for evaluation": outside}, "judges", columns)
+    try:
+        cells = {
+            name: [f"{scores[key]:{shape}}" for key, (_, shape) in JUDGE_COLUMNS.items()]
+            for name, scores in (("in the losses", inside), ("for evaluation", outside))
+        }
+    except (KeyError, TypeError) as error:
+        raise InputError(f"That is not what tools/score_judges.py prints: {error} is missing.") from error
+    return _grid("judges", [title for title, _ in JUDGE_COLUMNS.values()], cells)
 
 
-def _table(rows: dict[str, dict[str, Any]], corner: str, columns: dict[str, tuple[str, str]] = COLUMNS) -> str:
-    """Markdown; columns that no row has are left out."""
-    shown = {key: column for key, column in columns.items() if any(row.get(key) is not None for row in rows.values())}
-    if not shown:
-        raise InputError(f"None of {', '.join(columns)} is in the file: is it the right one?")
-    lines = [[corner, *(title for title, _ in shown.values())], ["---"] * (len(shown) + 1)]
-    for name, row in rows.items():
-        values = (shape.format(row[key]) if row.get(key) is not None else "" for key, (_, shape) in shown.items())
-        lines.append([str(name), *values])
+def _grid(corner: str, titles: list[str], rows: dict[str, list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [[corner, *titles], ["---", *["---:"] * len(titles)], *([name, *cells] for name, cells in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
