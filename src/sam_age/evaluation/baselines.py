@@ -55,7 +55,7 @@ class LatentBaselines(nn.Module):
 
     def mean_shift(self, codes: Tensor, source_age: Tensor, target_age: Tensor) -> Tensor:
         """Codes (N, n_styles, D) plus the mean code at the target age minus that at the source age."""
-        return codes + self.mean_code(target_age) - self.mean_code(source_age)
+        return codes + (self.mean_code(target_age) - self.mean_code(source_age))
 
     def mean_code(self, age: Tensor) -> Tensor:
         """(N,) years -> (N, n_styles, D)."""

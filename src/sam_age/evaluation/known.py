@@ -18,6 +18,8 @@ from sam_age.data.sources import ImageSource, Subset, labels_of
 AGE_GROUPS = (0, 20, 40, 60, 101)  # years; 0-19, 20-39, 40-59, 60-100
 TONES = {"light": 0.5, "medium": 1.0, "dark": math.inf}
 """Group of skin tone -> `skin.melanin` of the lifespan people below which it is."""
+GROUPS = (*(f"{low}-{high - 1}" for low, high in pairwise(AGE_GROUPS)), *TONES)
+"""Groups that have an order."""
 
 
 @dataclass(frozen=True)

@@ -97,16 +97,19 @@ def _own(results: Mapping[str, Any]) -> bool:
 
 
 def _figures(results: Mapping[str, Any]) -> str:
+    judge = results["baselines"].get("truth", {}).get("age_mae")
     cards = [
         _card(
             "The age asked for is met within",
             f"{results['age_mae']:.1f} <small>years</small>",
-            f"on average; {_bias(results['age_bias'])}" + _if(results.get("age_spearman"), "; rank correlation {:.3f}"),
+            f"on average, {_bias(results['age_bias'])}"
+            + _if(results.get("age_spearman"), "; rank correlation {:.3f}")
+            + _if(judge, "; the judge itself errs by {:.1f} on true portraits"),
         )
     ]
     if (rate := results["verification_rate"]) is not None:
         honest = results["baselines"].get("truth", {}).get("verification_rate")
-        more = "recognised at 0.1 % false matches" + _if(honest, "; of true portraits at those ages {:.0%} are")
+        more = "recognised at 0.1 % false matches" + _if(honest, "; of true portraits at those ages, {:.0%} are")
         cards.append(_card("Still the same person", f"{100 * rate:.1f} <small>%</small>", more))
     elif results["identity_cosine"] is not None:
         cards.append(_card("Likeness to the input", f"{results['identity_cosine']:.2f}", "cosine of embeddings"))
@@ -120,8 +123,8 @@ def _figures(results: Mapping[str, Any]) -> str:
         what = f"{'Nearer to' if value >= 0 else 'Farther from'} the truth than the {WHAT[nearest]} by"
         cards.append(_card(what, f"{abs(value):.0f} <small>%</small>", "; ".join(others)))
     if (closed := results["counterfactual_closed"]) is not None:
-        more = "towards the inversion of the true portrait: the best that this encoder and generator could do"
-        cards.append(_card("Of the way from the input", f"{closed:.0f} <small>%</small>", more))
+        more = "from the input as it is to the true portrait's inversion, the best that encoder and generator could do"
+        cards.append(_card("Of the way to the ceiling", f"{closed:.0f} <small>%</small>", more))
     if second := results.get("second_judge"):
         name = escape(str(results["judged_by"]["second_age"]))
         more = f"{_bias(second['age_bias'])}, by {name}, which knows photographs alone"
@@ -233,7 +236,7 @@ CURVES = {
 }  # fmt: skip
 """Key -> heading, explanation, unit, digits."""
 
-LEFT_OUT = {"age_mean": {"input"}, "identity_cosine": {"input"}, "verification_rate": {"input"}, "kid": {"truth"}}
+LEFT_OUT = {"age_mean": {"input"}, "identity_cosine": {"input"}, "verification_rate": {"input"}}
 """Curves that would say nothing: the input is its own person."""
 
 

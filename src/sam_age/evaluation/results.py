@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sam_age.evaluation.kid import kernel_distance
-from sam_age.evaluation.known import Known
+from sam_age.evaluation.known import GROUPS, Known
 from sam_age.evaluation.methods import SAM_ITSELF, WHAT
 from sam_age.evaluation.metrics import mean, percent_below, share_closed, summarise
 
@@ -83,7 +83,8 @@ def _method(scored: Scored, known: Known, name: str, target_ages: Sequence[float
     columns = scored.columns[name]
     pooled = _rows(scored, name, torch.ones_like(scored.face, dtype=torch.bool))
     per_age = {age: _rows(scored, name, scored.target_age == age) for age in target_ages}
-    distances = {age: _kid(scored, columns, age) for age in target_ages}
+    itself = name == "truth"  # that is what the others are compared with
+    distances = {age: None if itself else _kid(scored, columns, age) for age in target_ages}
     for age, row in per_age.items():
         row["kid"] = distances[age]
     kids = [value for value in distances.values() if value is not None]
@@ -109,9 +110,10 @@ def _rows(scored: Scored, name: str, where: Tensor) -> dict[str, Any]:
 
 
 def _seen(scored: Scored, names: Sequence[str]) -> list[str]:
-    """The groups that inputs are in, those of ages in their order."""
+    """The groups that inputs are in: ages rising, tones from light to dark, others by the alphabet."""
     found = {names[face] for face in scored.face.unique().tolist()} - {""}
-    return sorted(found, key=lambda name: (int(name.split("-")[0]) if name[0].isdigit() else 0, name))
+    order = [*GROUPS, *sorted(found)]
+    return sorted(found, key=order.index)
 
 
 def _members(scored: Scored, names: Sequence[str], group: str) -> Tensor:

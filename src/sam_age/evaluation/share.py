@@ -66,9 +66,7 @@ class Share:
             def against_truth(scores: Mapping[str, Tensor], missing: Tensor = missing) -> dict[str, Tensor]:
                 return {f"truth_{name}": value.masked_fill(missing, float("nan")) for name, value in scores.items()}
 
-            def reading(
-                said: Mapping[str, Tensor], own: Mapping[str, Tensor] = own, target: Tensor = request.target_age
-            ) -> dict[str, Tensor]:
+            def reading(said: Mapping[str, Tensor], own: Mapping[str, Tensor] = own) -> dict[str, Tensor]:
                 columns = {name: said[name] for name in ("age", "second_age", "realism") if name in said}
                 if "embedding" in said:
                     columns["cosine"] = (said["embedding"] * own["embedding"]).sum(1)
@@ -87,13 +85,19 @@ class Share:
                     self._count(made, w_plus, request, request.target_age, "")
                 keep(method, columns)
             columns = reading(own)
+            same = (true == face).to(self.device)
             if self.paired:
                 with exact(request.faces):
                     columns |= against_truth(self.likeness.compare(inputs, truths))
+                for name in ("truth_psnr", "truth_psnr_face"):  # infinite, and no mean could bear it
+                    columns[name] = columns[name].masked_fill(same, float("nan"))
                 at = true.to(self.device)
                 near = {f"truth_{name}": value for name, value in self.portraits.of("near_", at).items()}
                 keep("ceiling", reading(self.portraits.of("inverted_", at)) | near)
-                keep("truth", reading(self.portraits.of("read_", at)))
+                honest = reading(self.portraits.of("read_", at))
+                if "cosine" in honest:  # at the input's own age it is the same picture, which is no ageing
+                    honest["cosine"] = honest["cosine"].masked_fill(same, float("nan"))
+                keep("truth", honest)
             keep("input", columns)
         return {m: {name: torch.cat(parts) for name, parts in columns.items()} for m, columns in found.items()}
 
