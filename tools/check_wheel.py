@@ -47,7 +47,29 @@ def main() -> None:
             if not (work / made).is_file():
                 sys.exit(f"{made} was not written.")
         run([str(scripts / "sam-weights"), "list"], work)
+        if (ROOT / "src/sam_age/pretrained/lifespan/sam.safetensors").is_file():
+            check_bundle(scripts, work)
+        else:
+            print("The bundled weights have not been made yet: nothing of them to check.")
     print("The package works from a fresh environment.")
+
+
+def check_bundle(scripts: Path, work: Path) -> None:
+    """The weights and portraits that come with the package, from the package alone."""
+    use = (
+        "from sam_age import AgingPipeline; from sam_age.pretrained.portraits import BundledPortraits, inputs; "
+        "from sam_age.weights import BUNDLE, load; [load(name) for name in BUNDLE]; "
+        "assert len(BundledPortraits()) == 132; "
+        "sam = AgingPipeline.from_pretrained('lifespan'); (face,) = sam(inputs()[0], ages=[80], align='never'); "
+        "face.images[0].save('older.png')"
+    )
+    run([str(scripts / "python"), "-c", use], work)
+    run([str(scripts / "sam-infer"), "input=lifespan", "output=lives", "target_ages=[60]"], work)
+    evaluation = ["checkpoint=lifespan", "source_ages=[30]", "target_ages=[60]", "max_images=2", "output=judged"]
+    run([str(scripts / "sam-eval"), *evaluation], work)
+    for made in ("older.png", "lives/sheet.png", "judged/metrics.json"):
+        if not (work / made).is_file():
+            sys.exit(f"{made} was not written.")
 
 
 def run(command: list[str], folder: Path) -> None:
