@@ -111,7 +111,7 @@ def match_threshold(impostor: Tensor, rate: float = FMR) -> float:
 def mean(values: Tensor) -> float | None:
     """Of the values that are numbers; None where there are none."""
     known = values[~values.isnan()]
-    return _number(known.double().mean().item()) if len(known) else None
+    return number(known.double().mean().item()) if len(known) else None
 
 
 def age_scores(read: Tensor, target: Tensor) -> dict[str, float | None]:
@@ -129,7 +129,7 @@ def age_scores(read: Tensor, target: Tensor) -> dict[str, float | None]:
         scores |= {"age_mean": read.mean().item(), "age_p10": low, "age_p90": high}
     else:
         scores["age_spearman"] = spearman(read, target)
-    return {name: _number(value) for name, value in scores.items()}
+    return {name: number(value) for name, value in scores.items()}
 
 
 def summarise(columns: Columns, target: Tensor, thresholds: Mapping[str, float]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def accepted(cosine: Tensor, threshold: float) -> float | None:
     known = cosine[~cosine.isnan()]
     if not len(known) or math.isnan(threshold):
         return None
-    return _number((known.double() >= threshold).double().mean().item())
+    return number((known.double() >= threshold).double().mean().item())
 
 
 def share_closed(nothing: float | None, method: float | None, ceiling: float | None) -> float | None:
@@ -170,7 +170,7 @@ def share_closed(nothing: float | None, method: float | None, ceiling: float | N
     """
     if nothing is None or method is None or ceiling is None or nothing == ceiling:
         return None
-    return _number(100 * (nothing - method) / (nothing - ceiling))
+    return number(100 * (nothing - method) / (nothing - ceiling))
 
 
 def percent_below(method: float | None, other: float | None) -> float | None:
@@ -181,9 +181,9 @@ def percent_below(method: float | None, other: float | None) -> float | None:
     """
     if method is None or not other:
         return None
-    return _number(100 * (1 - method / other))
+    return number(100 * (1 - method / other))
 
 
-def _number(value: float) -> float | None:
-    """Six digits are all that any of these is worth; and JSON knows no NaN."""
-    return None if math.isnan(value) else round(value, 6)
+def number(value: float, digits: int = 6) -> float | None:
+    """A score as it is reported: rounded, and None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else round(value, digits)

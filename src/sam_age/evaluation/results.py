@@ -12,7 +12,7 @@ from torch import Tensor
 from sam_age.evaluation.kid import kernel_distance
 from sam_age.evaluation.known import GROUPS, Known
 from sam_age.evaluation.methods import SAM_ITSELF, WHAT
-from sam_age.evaluation.metrics import mean, percent_below, share_closed, summarise
+from sam_age.evaluation.metrics import mean, number, percent_below, share_closed, summarise
 
 VECTORS = ("realism",)  # columns that are no scores by themselves
 
@@ -54,10 +54,10 @@ def results_of(
         "outputs": len(scored.face),
         "target_ages": list(target_ages),
         "judged_by": dict(judged_by),
-        "verification_thresholds": {name: round(value, 6) for name, value in scored.thresholds.items()},
+        "verification_thresholds": {name: number(value) for name, value in scored.thresholds.items()},
         **itself,
         "baselines": each,
-        "losses": {name: round(value, 7) for name, value in scored.losses.items()} or None,
+        "losses": {name: number(value, 7) for name, value in scored.losses.items()} or None,
     }
     _compare(results, each)
     for age, row in results["per_target_age"].items():
@@ -88,7 +88,7 @@ def _method(scored: Scored, known: Known, name: str, target_ages: Sequence[float
     for age, row in per_age.items():
         row["kid"] = distances[age]
     kids = [value for value in distances.values() if value is not None]
-    pooled["kid"] = round(sum(kids) / len(kids), 6) if kids else None
+    pooled["kid"] = number(sum(kids) / len(kids)) if kids else None
     reconstruction = scored.reconstruction.get(name)
     pooled["reconstruction"] = None if reconstruction is None else {k: mean(v) for k, v in reconstruction.items()}
     groups = {
@@ -128,4 +128,4 @@ def _kid(scored: Scored, columns: Mapping[str, Tensor], age: float) -> float | N
     fake = columns["realism"][(scored.target_age == age).to(columns["realism"].device)]
     fake = fake[~fake.isnan().any(1)]
     distance = kernel_distance(scored.reference[age], fake)  # on the device: it is a matter of large products
-    return None if distance.isnan() else round(distance.item(), 6)
+    return number(distance.item())
