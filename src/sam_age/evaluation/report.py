@@ -39,7 +39,7 @@ MEANING = {
     "counterfactual_lpips_alexnet": ("The published LPIPS to the true portrait", LOWER),
     "counterfactual_ssim": ("Structural similarity with the true portrait", HIGHER),
     "counterfactual_psnr": ("Signal to noise against the true portrait, dB", HIGHER),
-    "kid": ("Kernel distance of outputs at an age to true portraits of that age, mean over ages", LOWER),
+    "kid": ("Kernel distance of outputs at an age to pictures that they should look like, mean over ages", LOWER),
 }  # fmt: skip
 
 
@@ -159,10 +159,12 @@ def _methods(results: Mapping[str, Any]) -> str:
     for name, row in every.items():
         cells = "".join(f"<td{' class=best' if name == best[key] else ''}>{cell(row, key)}</td>" for key in keys)
         rows += f'<tr class="{name}"><th>{_swatch(name)}{WHAT[name]}</th>{cells}</tr>'
+    apart = {"input": "the input", "ceiling": "the ceiling", "truth": "the true portrait"}
+    there = [what for name, what in apart.items() if name in every]
+    bold = "In bold: the best of those that make a picture for the age asked. " if any(best.values()) else ""
     return (
         "<h2>Beside other ways</h2>"
-        '<p class="soft">All from the same pictures. In bold: the best of those that make a picture for the age '
-        "asked; the input, the ceiling and the true portrait are there to compare with.</p>"
+        f'<p class="soft">All from the same pictures. {bold}To compare with: {", ".join(there)}.</p>'
         f'<div class="card scroll"><table><thead><tr><th></th>{_headings(keys)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -229,9 +231,9 @@ def _title(kind: str) -> str:
 CURVES = {
     "age_mean": ("Age read, by age asked for", "Dotted: as asked. Shaded: 80 % of SAM's outputs.", "years", 1),
     "age_mae": ("Age error", "Mean absolute difference of the age read.", "years", 1),
-    "identity_cosine": ("Identity", "Cosine to the input; the truth shows what ageing does.", "cosine", 3),
+    "identity_cosine": ("Identity", "Cosine to the input.", "cosine", 3),
     "counterfactual_lpips": ("Distance to the true portrait", "LPIPS-style, whole picture.", "distance", 4),
-    "kid": ("Realism", "Kernel distance to true portraits of that age.", "KID", 4),
+    "kid": ("Realism", "Kernel distance to pictures that outputs should look like.", "KID", 4),
     "verification_rate": ("Recognised", "Share at 0.1 % false matches.", "share", 3),
 }  # fmt: skip
 """Key -> heading, explanation, unit, digits."""
@@ -318,18 +320,27 @@ def _explanation(results: Mapping[str, Any]) -> str:
     }
     networks = "; ".join(f"{what}: {escape(who)}" for what, who in judges.items() if who)
     same, back = results["reconstruction"], results["cycle"]
-    terms = {
-        "The judges": f"{networks}."
-        + (" Those of the losses were trained against: such scores flatter." if _own(results) else ""),
-        "Baselines": "Linear direction: a step along the normal of a ridge regression of age on inversion codes. Mean "
-        "code shift: plus the mean code at the target age, minus that at the input's. Both, like SAM, know of an input "
-        "only its picture; its age is read off it.",
-        "Ceiling": "The true portrait, inverted by the same encoder and drawn by the same generator.",
-        "Recognised": "As the input's person, at the cosine that one in a thousand pairs of different people among the "
-        "data's own portraits reaches"
-        + _if(results["verification_thresholds"].get("verification_rate"), " ({:.3f}).")
-        + (" Among kin: of the same sex and ancestry." if results.get("verification_rate_kin") is not None else ""),
-    }
+    baselines, thresholds = results["baselines"], results["verification_thresholds"]
+    own = " Those of the losses were trained against: such scores flatter." if _own(results) else ""
+    terms = {"The judges": f"{networks}.{own}"}
+    if "linear" in baselines:
+        terms["Baselines"] = (
+            "Linear direction: a step along the normal of a ridge regression of age on inversion codes. Mean code "
+            "shift: plus the mean code at the target age, minus that at the input's. Both, like SAM, know of an input "
+            "only its picture; its age is read off it."
+        )
+    if "ceiling" in baselines:
+        terms["Ceiling"] = "The true portrait, inverted by the same encoder and drawn by the same generator."
+    if results["verification_rate"] is not None:
+        terms["Recognised"] = (
+            "As the input's person, at the cosine that one in a thousand pairs of different people among the data's "
+            f"own portraits reaches ({thresholds['verification_rate']:.3f})."
+            + (" Among kin: of the same sex and ancestry." if results.get("verification_rate_kin") is not None else "")
+            + " The true portraits' rate is what honest ageing scores; the input itself is not counted there."
+        )
+    if results["kid"] is not None:
+        pictures = "true portraits of the age asked for" if _has_truth(results) else "the inputs"
+        terms["Realism"] = f"Kernel distance between features of the outputs and of {pictures}; 0 for a perfect match."
     if same:
         terms["At its own age"] = f"SSIM {same['ssim']:.3f}, PSNR {same['psnr']:.1f} dB{_distance(same)}, to the input."
     if back:
