@@ -45,6 +45,8 @@ def infer(cfg: DictConfig) -> None:
     pipeline = AgingPipeline.from_pretrained(
         str(cfg.checkpoint), device=cfg.device, precision=cfg.precision, batch_size=cfg.batch_size
     )
+    if str(cfg.checkpoint) == "lifespan" and str(cfg.input) != portraits.NAME:
+        log.info("checkpoint=lifespan knows rendered portraits; for photographs see `sam-weights list`.")
     # the package's own were made aligned: nothing to look for
     align = "never" if str(cfg.input) == portraits.NAME and cfg.align == "auto" else cfg.align
     failures, rows = [], []
