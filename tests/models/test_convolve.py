@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from sam_age.models import convolve
-from sam_age.models.convolve import conv2d, conv_transpose2d
+from sam_age.models.convolve import conv2d, conv_transpose2d, weights_left_out
 from sam_age.models.ops import Upsample
 
 
 @pytest.fixture(autouse=True)
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What only GPUs need, here too."""
-    monkeypatch.setattr(convolve, "differentiates_itself", lambda x: True)
+    monkeypatch.setattr(convolve, "_differentiates_itself", lambda x: True)
     monkeypatch.setattr(convolve, "_fills_up", lambda x: True)
 
 
@@ -55,3 +55,19 @@ def test_enlarging_by_products_is_the_filters_enlarging() -> None:
     enlarge, x = Upsample((1, 2, 4, 3)).double(), torch.randn(2, 3, 5, 7, dtype=torch.float64)
     rows, columns = (enlarge._enlarging(side, x) for side in x.shape[2:])
     torch.testing.assert_close(rows @ x @ columns.T, enlarge(x), rtol=1e-5, atol=1e-6)  # taps are float32
+
+
+def test_gradients_of_weights_can_be_left_out_of_the_first_and_come_with_the_second() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    found = []
+    for convolution in (conv2d, F.conv2d):
+        made = convolution(x, weight, padding=1).tanh().sum()
+        with weights_left_out():
+            (slope,) = torch.autograd.grad(made, x, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), weight)[0])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    with weights_left_out():
+        made = conv2d(x, weight, padding=1).sum()
+        assert torch.autograd.grad(made, (x, weight), allow_unused=True)[1] is None

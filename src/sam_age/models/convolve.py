@@ -8,6 +8,8 @@ kernel in half precision: zeros fill them up to 8.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +57,7 @@ class _Convolve(torch.autograd.Function):
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
             of_x = _Convolve.apply(of_y, weight, ctx.shape.back(x, of_y, weight.shape[-1]))
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1] and _Mode.weights:
             of_weight = _WeightGradient.apply(of_y, x, weight, ctx.shape)
         return of_x, of_weight, None
 
@@ -82,9 +84,36 @@ class _WeightGradient(torch.autograd.Function):
         return of_of_y, of_x, None, None
 
 
-def differentiates_itself(x: Tensor) -> bool:
-    """Whether gradients are left to `_Convolve`: where they are wanted, on a GPU. A compiler knows PyTorch's alone."""
-    return x.is_cuda and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+class _Mode:
+    """Of the whole process: gradients on a GPU are taken in a thread of their own, which knows no context variables."""
+
+    twice = False
+    weights = True
+
+
+@contextlib.contextmanager
+def differentiable_twice() -> Iterator[None]:
+    """Convolutions whose second gradients are as fast as the first, on GPUs; calling one takes a little longer."""
+    before, _Mode.twice = _Mode.twice, True
+    try:
+        yield
+    finally:
+        _Mode.twice = before
+
+
+@contextlib.contextmanager
+def weights_left_out() -> Iterator[None]:
+    """Around `torch.autograd.grad` with respect to maps or styles alone, of what is `differentiable_twice`: an autograd
+    function is not told which of its gradients are asked for, and would make those of the weights too."""
+    before, _Mode.weights = _Mode.weights, False
+    try:
+        yield
+    finally:
+        _Mode.weights = before
+
+
+def _differentiates_itself(x: Tensor) -> bool:
+    return x.is_cuda and _Mode.twice and not torch.compiler.is_compiling()
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
@@ -95,7 +124,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         few, missing = -weight.shape[1] % ALIGNED, -outputs % ALIGNED
         x = F.pad(x, (0, 0, 0, 0, 0, few)) if few else x
         weight = F.pad(weight, (0, 0, 0, 0, 0, few, 0, missing)) if few or missing else weight
-    if differentiates_itself(x):
+    if _differentiates_itself(x):
         y = _Convolve.apply(x, weight, _Shape(stride, padding, False, (0, 0)))
     else:
         y = F.conv2d(x, weight, stride=stride, padding=padding)
@@ -113,7 +142,7 @@ class Conv2d(nn.Conv2d):
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int, padding: int = 0) -> Tensor:
     """`torch.nn.functional.conv_transpose2d`: x (N, I, H, W), weight (I, O, K, K) -> (N, O, H', W')."""
     x, weight = _autocast(x, weight)
-    if differentiates_itself(x):
+    if _differentiates_itself(x):
         return _Convolve.apply(x, weight, _Shape(stride, padding, True, (0, 0)))
     return F.conv_transpose2d(x, weight, stride=stride, padding=padding)
 

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from sam_age.data.ada import AdaptiveAugment
 from sam_age.errors import InputError
 from sam_age.evaluation.kid import KernelDistance, embed
+from sam_age.models.convolve import differentiable_twice, weights_left_out
 from sam_age.models.stylegan2 import Discriminator, Generator
 from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed
 from sam_age.weights.growing import grow
@@ -52,7 +53,9 @@ def r1_penalty(discriminator: nn.Module, faces: Tensor) -> Tensor:
     Source: Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?"
     """
     faces = faces.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(faces).sum(), faces, create_graph=True)
+    scores = discriminator(faces).sum()
+    with weights_left_out():
+        (gradient,) = torch.autograd.grad(scores, faces, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean()
 
 
@@ -67,7 +70,8 @@ def path_lengths(images: Tensor, w_plus: Tensor, directions: Tensor) -> Tensor:
     Source: StyleGAN2, section 3.2: |J_w^T y|, a root mean square over layers.
     """
     scale = math.sqrt(images.shape[2] * images.shape[3])
-    (gradient,) = torch.autograd.grad((images * directions).sum() / scale, w_plus, create_graph=True)
+    with weights_left_out():
+        (gradient,) = torch.autograd.grad((images * directions).sum() / scale, w_plus, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
 
 
@@ -210,7 +214,7 @@ class GANModule(Stage):
 
     def regularise_discriminator(self, faces: Tensor) -> None:
         """R1, at the faces as the discriminator sees them; in float32, as squares of small gradients need it."""
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), differentiable_twice():
             r1 = r1_penalty(self.discriminator, self.augmented(faces))
             gamma = self.r1_gamma
             if gamma is None:
@@ -220,7 +224,7 @@ class GANModule(Stage):
 
     def regularise_generator(self, count: int) -> None:
         """Path lengths drawn towards their running mean, on a smaller batch; in float32."""
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), differentiable_twice():
             w_plus = self.codes(max(1, count // self.path_share))
             images = self.generator.synthesize(w_plus, noise="random")
             lengths = path_lengths(images, w_plus, torch.randn_like(images))

@@ -56,7 +56,8 @@ class People(nn.Module):
     def __init__(self, people: int, embedding_dim: int) -> None:
         super().__init__()
         self.config = {"people": people, "embedding_dim": embedding_dim}
-        self.weight = nn.Parameter(torch.randn(people, embedding_dim) / embedding_dim**0.5)
+        # short at first, as ArcFace's are: each step then turns them further
+        self.weight = nn.Parameter(0.01 * torch.randn(people, embedding_dim))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Unit embeddings (N, D) -> their cosines with each person, (N, people)."""
