@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 
 from sam_age.data.sources import open_source
 from sam_age.errors import InputError
+from sam_age.lifespan import making
 from sam_age.lifespan.folder import Settings
 from sam_age.lifespan.making import render_split
 from sam_age.lifespan.report import at_random, by_age, distribution, save_report, save_sheets, table
@@ -78,6 +80,24 @@ def test_batches_on_a_device_hold_several_people_and_give_the_same_files(tmp_pat
     render(tmp_path / "other", device="cuda", batch_size=5)
     assert sizes == [5, 5, 2]
     assert files(tmp_path / "one") == files(tmp_path / "other")
+
+
+def test_several_devices_share_the_batches_and_give_the_same_files(tmp_path, monkeypatch):
+    render(tmp_path / "one")
+    monkeypatch.setattr(making, "_gpus", lambda device: ["cpu", "cpu:0"])
+    render(tmp_path / "other", workers=2, batch_size=5, device="cpu:0")
+    assert files(tmp_path / "one") == files(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("gigabytes", "processes"), [(80, 6), (24, 2), (8, 2)])
+def test_a_gpu_gets_as_many_processes_as_its_memory_holds(gigabytes, processes, monkeypatch):
+    """A batch of 128 takes 12.6 GB; where not one fits into three quarters, there is still a process per GPU."""
+    card = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert making.gpu_workers("cuda", 256, 128) == processes
+    assert making.gpu_workers("cuda:1", 256, 128) == processes // 2
+    assert making.gpu_workers("cpu", 256, 128) == 1
 
 
 def test_a_second_run_does_nothing(tmp_path):
@@ -191,7 +211,7 @@ def test_a_batch_that_does_not_fit_is_one_line_and_goes_on_with_less(tmp_path, m
         return shoot(Studio(self.size, "cpu", self.renderer), portraits)
 
     monkeypatch.setattr(Studio, "shoot", of_little_memory)
-    with pytest.raises(InputError, match=r"10 portraits at once do not fit.*cuda.*batch_size=5; it goes on"):
+    with pytest.raises(InputError, match=r"10 portraits at once do not fit.*cuda.*batch_size=5, or workers=1; it"):
         render(tmp_path, device="cuda", batch_size=10)
     assert render(tmp_path, device="cuda", batch_size=5) == (12, 0)
 
@@ -211,6 +231,7 @@ def test_rendering_needs_no_network(tmp_path, monkeypatch, renderer):
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
+from sam_age.lifespan import making
 from sam_age.lifespan.folder import Settings
 from sam_age.lifespan.making import render_split
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A plan in, a folder or tar shards of portraits out: what sam-render does.
 
-Workers, or one device, render and encode; the parent alone writes, in the plan's order. So the result does not
+Workers, on the CPU or on GPUs, render and encode; the parent alone writes, in the plan's order. So the result does not
 depend on the number of workers, and what an interruption leaves is a prefix of it that the next run goes on from
 (see `sam_age.lifespan.folder`).
 """
@@ -28,6 +28,9 @@ from sam_age.lifespan.studio import RENDERER, Studio
 Batch = list[tuple[Portrait, str]]
 """Portraits to be rendered at once, each with the file it goes to."""
 
+Job = tuple[Batch, str]
+"""A batch, and the device that renders it."""
+
 Made = list[tuple[bytes, dict[str, Any]]]
 """Encoded portraits, each with its line of portraits.jsonl."""
 
@@ -37,7 +40,10 @@ CPU_BATCH, GPU_BATCH = 1, 128
 PORTRAIT_BYTES = 1500
 """GPU memory that a portrait takes while it is rendered, bytes for each of its pixels (measured: 1100)."""
 
-ENCODERS = 4  # threads beside a GPU
+ENCODERS = 4  # threads beside a GPU that one process keeps busy
+
+GPU_WORKERS = 3
+"""Processes for each GPU, if its memory holds their batches: one waits for its launches half of the time."""
 
 
 def gpu_batch(device: str, size: int) -> int:
@@ -49,6 +55,21 @@ def gpu_batch(device: str, size: int) -> int:
         return GPU_BATCH
     memory = torch.cuda.get_device_properties(device).total_memory
     return max(1, min(GPU_BATCH, memory // 2 // (PORTRAIT_BYTES * size**2)))
+
+
+def gpu_workers(device: str, size: int, batch_size: int) -> int:
+    """How many processes render such batches on a GPU, or for "cuda" on all there are."""
+    if not str(device).startswith("cuda"):
+        return 1
+    gpus = _gpus(device)
+    memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)
+    fit = int(0.75 * memory) // (PORTRAIT_BYTES * size**2 * batch_size)
+    return len(gpus) * max(1, min(GPU_WORKERS, fit))
+
+
+def _gpus(device: str) -> list[str]:
+    """The devices that a name stands for: "cuda" for all GPUs."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if str(device) == "cuda" else [str(device)]
 
 
 class Counts(NamedTuple):
@@ -72,8 +93,8 @@ def render_split(
 
     Args:
         output: folder of all splits; this one goes to a folder of its name.
-        workers: processes, where the device is the CPU; 0 or 1 works in this one; None takes one per core.
-        device: a GPU renders in batches, in this process.
+        workers: processes; 0 or 1 works in this one; None takes one per core, or what `gpu_workers` says.
+        device: a GPU renders in batches; "cuda" are all GPUs, among which several workers share the batches out.
         batch_size: portraits rendered at once; None: 1 on a CPU, elsewhere what `gpu_batch` says.
         overwrite: start over, whatever `output` holds of this split.
         renderer: module, see `Studio`.
@@ -109,10 +130,12 @@ def render_split(
     with folder, bar:
         if todo:
             folder.begin(studio.person_row(portrait) for portrait in everyone)
-        if not on_cpu:
-            results = _by_device(batches, studio, settings)
+        if workers is None:
+            workers = (os.cpu_count() or 1) if on_cpu else gpu_workers(device, settings.size, batch_size)
+        workers = min(workers, len(batches))
+        if workers <= 1:
+            results = _here(batches, studio, settings) if on_cpu else _by_device(batches, studio, settings)
         else:
-            workers = min(workers if workers is not None else os.cpu_count() or 1, len(batches))
             results = _by_processes(batches, studio, settings, workers)
         for made in results:
             bar.update(sum(folder.add(data, row) for data, row in made))
@@ -134,7 +157,13 @@ def _batches(portraits: Iterable[tuple[Portrait, str]], size: int, *, one_person
 
 
 def _shoot(batch: Batch, studio: Studio) -> Tensor:
-    return studio.shoot([portrait for portrait, _ in batch])
+    try:
+        return studio.shoot([portrait for portrait, _ in batch])
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{len(batch)} portraits at once do not fit into the memory of {studio.device}: run the same "
+            f"command again with batch_size={max(1, len(batch) // 2)}, or workers=1; it goes on where it stopped."
+        ) from error
 
 
 def _develop(pixels: Tensor, batch: Batch, studio: Studio, settings: Settings) -> Made:
@@ -153,13 +182,7 @@ def _by_device(batches: list[Batch], studio: Studio, settings: Settings) -> Iter
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(ENCODERS) as threads:  # Pillow encodes, and torch waits, without the interpreter's lock
         for batch in batches:
-            try:
-                pixels = _shoot(batch, studio)
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    f"{len(batch)} portraits at once do not fit into the memory of {studio.device}: run the same "
-                    f"command again with batch_size={max(1, len(batch) // 2)}; it goes on where it stopped."
-                ) from error
+            pixels = _shoot(batch, studio)
             waiting.append(threads.submit(_develop, pixels, batch, studio, settings))
             if len(waiting) > ENCODERS:
                 yield waiting.popleft().result()
@@ -167,15 +190,12 @@ def _by_device(batches: list[Batch], studio: Studio, settings: Settings) -> Iter
             yield waiting.popleft().result()
 
 
-# ---- on a CPU: processes, each of which renders and encodes ----------------------------------------------------------
+# ---- in this process, or in several, each of which renders and encodes -----------------------------------------------
 
-_worker: tuple[Studio, Settings] | None = None
+_worker: tuple[dict[str, Studio], Settings] | None = None
 
 
-def _by_processes(batches: list[Batch], studio: Studio, settings: Settings, workers: int) -> Iterator[Made]:
-    if workers > 1:
-        yield from in_order(_work, batches, workers, setup=_start, arguments=(studio, settings))
-        return
+def _here(batches: list[Batch], studio: Studio, settings: Settings) -> Iterator[Made]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of many workers has: sums over several threads are rounded otherwise
     try:
@@ -184,15 +204,22 @@ def _by_processes(batches: list[Batch], studio: Studio, settings: Settings, work
         torch.set_num_threads(threads)
 
 
-def _start(studio: Studio, settings: Settings) -> None:
+def _by_processes(batches: list[Batch], studio: Studio, settings: Settings, workers: int) -> Iterator[Made]:
+    devices = _gpus(str(studio.device))
+    jobs = ((batch, devices[number % len(devices)]) for number, batch in enumerate(batches))
+    return in_order(_work, jobs, workers, setup=_start, arguments=(studio, devices, settings))
+
+
+def _start(studio: Studio, devices: list[str], settings: Settings) -> None:
     global _worker
-    _worker = studio, settings
+    _worker = {device: Studio(studio.size, device, studio.renderer) for device in devices}, settings
 
 
-def _work(batch: Batch) -> Made:
+def _work(job: Job) -> Made:
     assert _worker is not None  # _start ran
-    studio, settings = _worker
-    return _develop(_shoot(batch, studio), batch, studio, settings)
+    studios, settings = _worker
+    batch, device = job
+    return _develop(_shoot(batch, studios[device]), batch, studios[device], settings)
 
 
 def summary(counts: Counts, folder: Path) -> str:
