@@ -86,7 +86,7 @@ def runs(tmp_path_factory) -> Path:
         "baselines": baselines,
     }.items():
         save(network, folder / "runs" / f"{path}.safetensors", facts={"step": "60"})
-    settings = Settings(split="test", people=12, quality=80)
+    settings = Settings(split="test", people=12)
     render_split(folder / "portraits", settings, workers=1, renderer="tests.lifespan.fake")
     return folder
 
@@ -230,7 +230,7 @@ def test_files_in_the_wrong_place_are_named(
 
 def test_portraits_of_other_settings_are_refused(tool: ModuleType, runs: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    render_split(other, Settings(split="test", people=2, quality=80), workers=1, renderer="tests.lifespan.fake")
+    render_split(other, Settings(split="test", people=2), workers=1, renderer="tests.lifespan.fake")
     with pytest.raises(SystemExit, match=r"other settings \(people\)"):
         made(tool, runs, tmp_path / "new", "--portraits", str(other))
 
@@ -367,7 +367,7 @@ def test_the_portraits_are_what_the_renderer_draws() -> None:
     shipped = BundledPortraits()
     chosen = 57  # a man of 20
     (pixels,) = LifespanLive("test").render([chosen])
-    fresh = encode(Image.fromarray(pixels.permute(1, 2, 0).numpy()), "webp", 80)
+    fresh = encode(Image.fromarray(pixels.permute(1, 2, 0).numpy()), "webp", 90)
     one, other = (np.asarray(Image.open(BytesIO(data)), float) for data in (fresh, shipped.read(chosen)))
     assert np.abs(one - other).mean() < 1  # levels of 255; nothing, unless torch or libwebp round otherwise
 

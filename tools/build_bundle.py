@@ -50,9 +50,8 @@ from sam_age.weights.files import open_file
 
 MOST_BYTES = 32_000_000
 CARD = "README.md"
-RENDER = "sam-render split=test people=12 quality=80"
+RENDER = "sam-render split=test people=12"
 JUDGES = {"age": AgeClassifier, "identity": FaceEmbedder}
-QUALITY = 80  # of the portraits' WebP: 6 kB each
 ROUNDING = 0.5  # levels of 255: float16 may move pixels by so much on average; that cannot be seen
 
 
@@ -204,7 +203,7 @@ def _levels(sam: SAM, faces: LifespanFaces, index: int) -> Tensor:
 
 def take_portraits(rendered: Path | None, made: Path) -> None:
     """The first twelve people of the test split, without what rendering them again can tell: their scenes' numbers."""
-    settings = Settings(split=SPLIT, people=PEOPLE, quality=QUALITY)
+    settings = Settings(split=SPLIT, people=PEOPLE)
     if rendered is None:
         render_split(made, settings, workers=os.cpu_count())
     else:
