@@ -249,9 +249,10 @@ class AgingEvaluation(pl.LightningModule):
                 if number == 1 and announces:
                     left = (time.monotonic() - started) * (len(values) / (2 * self.batch_size) - 1)
                     if left > SLOW:
+                        time_left = f"{left:.0f} seconds" if left < 2 * SLOW else f"{left / 60:.0f} minutes"
                         log.info(
-                            "%d %s take about %.0f minutes here: source_ages=[30], max_images=20, fewer target_ages or "
-                            "a GPU make them fewer.", len(values), what, left / 60,
+                            "%d %s take about %s on this CPU: source_ages=[30], max_images=20 or fewer target_ages make "
+                            "fewer of them.", len(values), what, time_left,
                         )  # fmt: skip
 
 
