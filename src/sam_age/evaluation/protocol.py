@@ -251,8 +251,8 @@ class AgingEvaluation(pl.LightningModule):
                     if left > SLOW:
                         time_left = f"{left:.0f} seconds" if left < 2 * SLOW else f"{left / 60:.0f} minutes"
                         log.info(
-                            "%d %s take about %s on this CPU: source_ages=[30], max_images=20 or fewer target_ages make "
-                            "fewer of them.", len(values), what, time_left,
+                            "%d %s take about %s on this CPU; source_ages=[30], max_images=20 or fewer target_ages "
+                            "make them fewer.", len(values), what, time_left,
                         )  # fmt: skip
 
 
