@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sam_age.errors import InputError
-from sam_age.evaluation.baselines import LatentBaselines, age_direction, fit, local_means, some
+from sam_age.evaluation.baselines import LatentBaselines, fit, local_means, some
 from sam_age.weights import load, save
 
 
@@ -49,32 +49,6 @@ def test_mean_codes_are_numpys_weighted_lines():
             weight = np.exp(-((offset / 8.0) ** 2) / 4)  # polyfit squares it
             wanted = np.polyfit(offset, codes[:, column].numpy(), 1, w=weight)[1]
             assert row[column] == pytest.approx(wanted, rel=1e-6)
-
-
-def test_the_penalty_is_chosen_by_faces_left_out():
-    """More numbers in a code than faces: without a penalty every age would be explained, and none predicted."""
-    rng = torch.Generator().manual_seed(2)
-    ages = 100 * torch.rand(50, generator=rng, dtype=torch.float64)
-    codes = torch.randn(50, 300, generator=rng, dtype=torch.float64)
-    assert age_direction(codes, ages).explained < 0.2
-    codes[:, 7] += 0.2 * (ages - 50)
-    found = age_direction(codes, ages)
-    assert found.explained > 0.5
-    assert found.normal.abs().argmax() == 7
-
-
-def test_the_left_out_error_is_that_of_fitting_anew_without_each_face():
-    codes, ages, _ = linear_codes(25, noise=40.0)
-    x, y = codes.flatten(1).numpy(), ages.numpy()
-    centred = x - x.mean(0)
-    scale = (centred**2).sum(1).mean()
-    errors = []
-    for penalty in np.logspace(-4, 4, 33):
-        hat = centred @ np.linalg.solve(centred.T @ centred + penalty * scale * np.eye(15), centred.T) + 1 / 25
-        residual = (y - hat @ y) / (1 - np.diag(hat))
-        errors.append((residual**2).mean())
-    wanted = 1 - min(errors) / y.var()
-    assert age_direction(codes.flatten(1), ages).explained == pytest.approx(wanted, rel=1e-6)
 
 
 def test_faces_of_unknown_age_are_left_out_and_too_few_are_refused():

@@ -10,21 +10,20 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
+from sam_age.editing.directions import ridge_direction
 from sam_age.errors import InputError
 from sam_age.models.sam import SAM
 
 log = logging.getLogger("sam_age")
 
 OLDEST = 100  # years
-PENALTIES = torch.logspace(-4, 4, 33, dtype=torch.float64)
-"""Of the ridge regression, tried in turn; in units of the codes' mean squared length."""
 
 
 class LatentBaselines(nn.Module):
@@ -85,10 +84,10 @@ def fit(codes: Tensor, ages: Tensor, *, bandwidth: float = 5.0, nodes: int = 21)
             f"are {len(ages)}: give data.train= such faces, or baselines=null."
         )
     count, n_styles, style_dim = codes.shape
-    direction = age_direction(codes.flatten(1), ages)
+    direction = ridge_direction(codes.flatten(1), ages)
     fitted = LatentBaselines(n_styles, style_dim, nodes).to(codes.device)
     fitted.normal.copy_(direction.normal.view(n_styles, style_dim))
-    fitted.years_per_unit.fill_(direction.years_per_unit)
+    fitted.years_per_unit.fill_(direction.label_per_unit)
     at = torch.linspace(0, OLDEST, nodes, dtype=torch.float64, device=codes.device)
     fitted.means.copy_(local_means(codes.flatten(1), ages, at, bandwidth).view_as(fitted.means))
     log.info(
@@ -97,38 +96,6 @@ def fit(codes: Tensor, ages: Tensor, *, bandwidth: float = 5.0, nodes: int = 21)
         100 * direction.explained,
     )
     return fitted
-
-
-class Direction(NamedTuple):
-    """Of age among codes."""
-
-    normal: Tensor  # (D,), length 1
-    years_per_unit: float  # by how many years people differ who lie one unit apart along it
-    explained: float  # share of the ages' variance, each face predicted from the others
-
-
-def age_direction(codes: Tensor, ages: Tensor) -> Direction:
-    """Ridge regression of age on codes (N, D), its penalty chosen by the error on faces left out one at a time.
-
-    All of it from one eigendecomposition of the (N, N) matrix of products. The step per year is how far apart along
-    the normal people of different ages do lie: the regression's own slope would, shrunk as it is, step too far.
-    """
-    centred, years = codes - codes.mean(0), ages - ages.mean()
-    scale = centred.square().sum(1).mean()
-    values, vectors = torch.linalg.eigh(centred @ centred.T / scale)
-    values = values.clamp_min(0)
-    turned = vectors.T @ years
-    errors = []
-    for penalty in PENALTIES.tolist():
-        kept = values / (values + penalty)
-        residual = years - vectors @ (kept * turned)
-        leverage = (vectors.square() * kept).sum(1) + 1 / len(years)  # the mean is fitted too
-        errors.append((residual / (1 - leverage).clamp_min(1e-6)).square().mean())
-    error, best = torch.stack(errors).min(0)
-    weights = centred.T @ (vectors @ (turned / (values + PENALTIES[best.cpu()].item())))
-    normal = weights / weights.norm().clamp_min(1e-12)
-    units_per_year = ((centred @ normal) * years).mean() / years.square().mean()
-    return Direction(normal, (1 / units_per_year).item(), (1 - error / years.square().mean()).item())
 
 
 def local_means(codes: Tensor, ages: Tensor, at: Tensor, bandwidth: float) -> Tensor:

@@ -27,6 +27,7 @@ CLASSES = {
     "AgeClassifier": "sam_age.models.age",
     "LPIPS": "sam_age.models.perceptual",
     "LatentBaselines": "sam_age.evaluation.baselines",
+    "LatentDirection": "sam_age.editing.directions",
 }
 """Networks that a file alone rebuilds: class name -> module. Only these are ever built from metadata."""
 
