@@ -216,8 +216,9 @@ class Generator(nn.Module):
             raise ValueError(
                 f"w_plus is (N, {self.n_latent}, {self.style_dim}) for {self.size} pixels, not {tuple(w_plus.shape)}."
             )
-        maps = self.noise_maps(noise, len(w_plus))
-        x = self.conv1(self.input(len(w_plus)), w_plus[:, 0], maps[0])
+        batch = w_plus.shape[0]  # len() would fix the size of the batch in an exported graph
+        maps = self.noise_maps(noise, batch)
+        x = self.conv1(self.input(batch), w_plus[:, 0], maps[0])
         image = self.to_rgb1(x, w_plus[:, 1])
         for block, to_rgb in enumerate(self.to_rgbs):
             layer = 1 + 2 * block  # ToRGB shares its style with the next block's first convolution
