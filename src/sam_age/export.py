@@ -30,6 +30,7 @@ log = logging.getLogger("sam_age")
 
 TOLERANCE = 1e-3  # largest difference to PyTorch, of w+ and of pixels in [-1, 1], by their own largest value
 OPSET = 18
+PARTS = ("encoder", "generator")
 LARGEST_WHOLE = 1 << 30  # bytes of weights that go into the .onnx itself; protobuf ends at 2 GiB
 
 
@@ -64,7 +65,9 @@ class Exported:
     difference: float | None  # largest one to PyTorch as a share of the largest value; None: not checked
 
 
-def export_onnx(sam: SAM, folder: str | Path, *, check: bool = True) -> dict[str, Exported]:
+def export_onnx(
+    sam: SAM, folder: str | Path, *, parts: Sequence[str] = PARTS, check: bool = True
+) -> dict[str, Exported]:
     """Write encoder.onnx and generator.onnx, float32, for any batch size.
 
     Weights of more than a gigabyte lie beside the graph, in encoder.onnx.data: keep the two together.
@@ -72,13 +75,16 @@ def export_onnx(sam: SAM, folder: str | Path, *, check: bool = True) -> dict[str
     Args:
         sam: the model, on a CPU.
         folder: where to; made if it is not there.
+        parts: one of them alone, for example.
         check: run both by onnxruntime on one and on three made-up inputs, and compare with PyTorch.
     Returns:
-        "encoder" and "generator" -> what was written.
+        Part -> what was written.
     Raises:
         InputError: onnx and onnxscript are not installed (or onnxruntime, to check), or the folder cannot be written.
         RuntimeError: a graph that differs from PyTorch by more than `TOLERANCE`; nothing is left of it.
     """
+    if not parts or not set(parts) <= set(PARTS):
+        raise InputError(f"parts are {' and '.join(PARTS)}, or one of them, not {parts!r}.")
     needed = ["onnx", "onnxscript", *(["onnxruntime"] if check else [])]
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise InputError(f"Export to ONNX needs {' and '.join(missing)}: pip install 'sam-age[onnx]'.")
@@ -99,7 +105,8 @@ def export_onnx(sam: SAM, folder: str | Path, *, check: bool = True) -> dict[str
         ("generator", _Synthesis(sam), {"w_plus": codes}, "image",
          f"image: (N, 3, {size}, {size}) RGB, nominally in [-1, 1], not clipped"),
     ):  # fmt: skip
-        made[name] = _write(network.eval(), inputs, output, folder / f"{name}.onnx", said, check)
+        if name in parts:
+            made[name] = _write(network.eval(), inputs, output, folder / f"{name}.onnx", said, check)
     return made
 
 
