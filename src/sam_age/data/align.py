@@ -11,7 +11,6 @@ resamples to four times the size and reduces, which is the default here.
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from sam_age.errors import InputError
 
@@ -135,6 +134,8 @@ def frame(image: Image.Image, quad: np.ndarray, size: int = 256) -> tuple[Image.
 
 def _continue(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float) -> Image.Image:
     """Reflect the picture outwards, ever more blurred and fading into its median colour."""
+    from scipy.ndimage import gaussian_filter  # slow to import, and few faces leave their photograph
+
     pad = ((before[1], after[1]), (before[0], after[0]), (0, 0))
     pixels = np.pad(np.asarray(image, np.float32), pad, "reflect")
     height, width, _ = pixels.shape

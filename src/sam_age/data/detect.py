@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
 from PIL import Image
 
 from sam_age.data.align import quad_from_5
@@ -55,6 +54,8 @@ class FaceDetector:
         if not 0 <= min_score <= 1:
             raise InputError(f"min_score is a probability in 0-1, found {min_score}.")
         self.min_face, self.min_score, self.search_side = min_face, min_score, search_side
+        from facenet_pytorch import MTCNN  # and with it torchvision: a second that other uses need not wait
+
         self.networks = MTCNN(keep_all=True, select_largest=False, device=torch.device(device)).eval()
         self.networks.requires_grad_(False)
 
