@@ -30,9 +30,11 @@ def loader(faces: torch.Tensor, batch: int) -> DataLoader:
     return DataLoader(rows, batch_size=batch)
 
 
-def fit(module: AgingModule, faces: torch.Tensor, steps: int, batch: int = 2, **kwargs) -> pl.Trainer:
+def fit(
+    module: AgingModule, faces: torch.Tensor, steps: int, batch: int = 2, accelerator: str = "cpu", **kwargs
+) -> pl.Trainer:
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
+        accelerator=accelerator, devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **kwargs,
     )  # fmt: skip
     trainer.fit(module, loader(faces, batch))

@@ -43,6 +43,7 @@ class AgingModule(Stage):
         warmup_steps, cosine: of the learning rate, see `Stage`; the authors' is constant.
         compiled: torch.compile for the generator, in training.
         channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
+        graphed: on a GPU, the work of a step recorded once and replayed, see `Graphed`; for small networks.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         seed: with the step, decides every random draw (see `draw`).
 
@@ -66,6 +67,7 @@ class AgingModule(Stage):
         cosine: bool = False,
         compiled: bool = False,
         channels_last: bool = False,
+        graphed: bool = False,
         age_judge: AgeNet | None = None,
         identity_judge: IdentityNet | None = None,
         seed: int = 0,
@@ -79,8 +81,9 @@ class AgingModule(Stage):
         self.same_age_probability = same_age_probability
         self.frozen_batch_norm = frozen_batch_norm
         self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
-        self.compiled, self.channels_last = compiled, channels_last
+        self.compiled, self.channels_last, self.graphed = compiled, channels_last, graphed
         self.make = sam.decoder.synthesize
+        self.gradients = self.take_gradients
         self.ema_decay = ema_decay
         self.averages_weights = ema_decay is not None
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(sam.encoder).requires_grad_(False).eval()
@@ -97,38 +100,43 @@ class AgingModule(Stage):
         batch["faces"]: (N, 3, 256, 256), RGB in [-1, 1].
         """
         faces = batch["faces"]
-        if self.innermost:
-            faces = faces.contiguous(memory_format=torch.channels_last)
-        source = self.losses.describe(faces)  # age (years), identity, features: once
         aging, target_age = self.draw(len(faces))
-        if not aging:
-            target_age = source.age
-
         optimizer = self.optimizers()
         rate = self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
-            aged, w_plus = self.transform(faces, target_age)
-            forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=self.sam.latent_avg, aging=aging)
-            total = forward.detach()
-            logged = {f"train/{name}": value for name, value in terms.items()}
-
-            if self.cycle_weight == 0:
-                self.manual_backward(forward)
-            else:
-                with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
-                    self.manual_backward(forward)  # frees this graph before the next is built
-                back, w_plus = self.transform(aged.detach(), source.age)
-                cycle, cycle_terms = self.losses(
-                    back, w_plus, source, source.age, latent_avg=self.sam.latent_avg, aging=False
-                )
-                self.manual_backward(self.cycle_weight * cycle)
-                total = total + self.cycle_weight * cycle.detach()
-                logged |= {f"train/cycle_{name}": value for name, value in cycle_terms.items()}
+            total, terms = self.gradients(faces, target_age, aging=aging)
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
+        logged = {f"train/{name}": value for name, value in terms.items()}
         self.log_dict(logged | {"train/total": total, "train/lr": rate}, batch_size=len(faces))
+
+    def take_gradients(self, faces: Tensor, target_age: Tensor, *, aging: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of both ways, and its terms; its gradients are left in the age encoder's parameters.
+
+        faces: (N, 3, 256, 256); target_age: (N,) years, for which their own age stands in where aging is False.
+        """
+        if self.innermost:
+            faces = faces.contiguous(memory_format=torch.channels_last)
+        source = self.losses.describe(faces)  # age (years), identity, features: once
+        if not aging:
+            target_age = source.age
+        latent_avg = self.sam.latent_avg
+
+        aged, w_plus = self.transform(faces, target_age)
+        forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=aging)
+        if self.cycle_weight == 0:
+            self.manual_backward(forward)
+            return forward.detach(), terms
+        with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
+            self.manual_backward(forward)  # frees this graph before the next is built
+
+        back, w_plus = self.transform(aged.detach(), source.age)
+        cycle, cycle_terms = self.losses(back, w_plus, source, source.age, latent_avg=latent_avg, aging=False)
+        self.manual_backward(self.cycle_weight * cycle)
+        total = forward.detach() + self.cycle_weight * cycle.detach()
+        return total, terms | {f"cycle_{name}": value for name, value in cycle_terms.items()}
 
     def transform(self, faces: Tensor, target_age: Tensor) -> tuple[Tensor, Tensor]:
         """SAM's forward pass as in training, with fresh noise: images (N, 3, 256, 256) and w+."""
@@ -188,6 +196,8 @@ class AgingModule(Stage):
             innermost_channels(sam.encoder, self.ema_encoder, sam.pretrained_encoder, sam.decoder.input)
 
     def on_train_start(self) -> None:
+        if self.graphed:
+            self.gradients = self.recorded(self.take_gradients, self.sam.encoder.parameters())
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode
 
     # ---- validation --------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class InversionModule(Stage):
         warmup_steps, cosine: of the learning rate, see `Stage`.
         compiled: torch.compile for the generator, in training.
         channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
+        graphed: on a GPU, the work of a step recorded once and replayed, see `Graphed`; for small networks.
         identity_judge: a network that is not in the loss, for validation alone.
         seed: with step and rank, decides every random draw.
     """
@@ -66,6 +67,7 @@ class InversionModule(Stage):
         cosine: bool = False,
         compiled: bool = False,
         channels_last: bool = False,
+        graphed: bool = False,
         identity_judge: IdentityNet | None = None,
         seed: int = 0,
     ) -> None:
@@ -83,8 +85,9 @@ class InversionModule(Stage):
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(psp.encoder).requires_grad_(False).eval()
         self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
         self.identity_judge = None if identity_judge is None else identity_judge.requires_grad_(False).eval()
-        self.compiled, self.channels_last = compiled, channels_last
+        self.compiled, self.channels_last, self.graphed = compiled, channels_last, graphed
         self.make = psp.decoder.synthesize
+        self.gradients = self.take_gradients
         self.train(self.training)
 
     # ---- one step ----------------------------------------------------------------------------------
@@ -95,23 +98,27 @@ class InversionModule(Stage):
         batch["faces"]: (N, 3, 256, 256), RGB in [-1, 1].
         """
         torch.manual_seed(mix_seed(self.seed, self.global_step, self.global_rank))  # a resumed run draws the same
-        faces, codes = self.with_samples(batch["faces"])
-        if self.innermost:
-            faces = faces.contiguous(memory_format=torch.channels_last)
-
         optimizer = self.optimizers()
         rate = self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
-            w_plus = self.psp.encode(faces)
-            images = face_pool(self.make(w_plus, "random"))
-            loss, terms = self.losses(images, w_plus, faces, latent_avg=self.psp.latent_avg, codes=codes)
-            self.manual_backward(loss)
+            loss, terms = self.gradients(batch["faces"])
             optimizer.step()
         self.update_average()
-        self.last_loss = loss.detach()  # stays on the device: whoever shows it decides when to wait for it
+        self.last_loss = loss  # stays on the device: whoever shows it decides when to wait for it
         logged = {f"train/{name}": value for name, value in terms.items()}
-        self.log_dict(logged | {"train/lr": rate}, batch_size=len(faces))
+        self.log_dict(logged | {"train/lr": rate}, batch_size=len(batch["faces"]))
+
+    def take_gradients(self, faces: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss at faces (N, 3, 256, 256), and its terms; its gradients are left in the encoder's parameters."""
+        faces, codes = self.with_samples(faces)
+        if self.innermost:
+            faces = faces.contiguous(memory_format=torch.channels_last)
+        w_plus = self.psp.encode(faces)
+        images = face_pool(self.make(w_plus, "random"))
+        loss, terms = self.losses(images, w_plus, faces, latent_avg=self.psp.latent_avg, codes=codes)
+        self.manual_backward(loss)
+        return loss.detach(), terms
 
     @torch.no_grad()
     def with_samples(self, faces: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -152,6 +159,8 @@ class InversionModule(Stage):
             innermost_channels(self.psp.encoder, self.ema_encoder, self.psp.decoder.input)
 
     def on_train_start(self) -> None:
+        if self.graphed:
+            self.gradients = self.recorded(self.take_gradients, self.psp.encoder.parameters())
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode
 
     # ---- validation --------------------------------------------------------------------------------

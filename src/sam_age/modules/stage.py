@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_age.errors import InputError
+from sam_age.modules.graphed import Graphed
 
 log = logging.getLogger("sam_age")
 
@@ -78,6 +79,20 @@ class Stage(pl.LightningModule):
         """Whether channels are to be innermost: asked for, and on a GPU. CPUs gain nothing, and PyTorch 2.15's
         gradient of a strided convolution in that layout ends their process."""
         return self.channels_last and self.device.type == "cuda"
+
+    # ---- graphs ------------------------------------------------------------------------------------
+
+    def recorded(self, function: Callable[..., Any], parameters: Iterable[nn.Parameter]) -> Callable[..., Any]:
+        """The function as a CUDA graph, see `Graphed`; on other devices the function itself.
+
+        Raises:
+            InputError: there are several processes, whose gradients are exchanged as a backward pass makes them.
+        """
+        if self.device.type != "cuda":
+            return function
+        if self.trainer.world_size > 1:
+            raise InputError("module.graphed=true is for one process: set it to false, or trainer.devices=1.")
+        return Graphed(function, parameters)
 
     # ---- what it makes -----------------------------------------------------------------------------
 
