@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ log = logging.getLogger("sam_age")
 Faces = Sequence[Image.Image]
 """Aligned faces, 256 pixels: `AgedFace.face`, or what `find_faces` cuts out."""
 
+IDENTITY_NETWORKS = ("FaceEmbedder", "FaceNet", "ArcFace")
 EVERY_FIVE = tuple(range(0, 101, 5))
 
 
@@ -46,11 +47,16 @@ class EditingMethods:
         batch_size: int
 
         def encode(self, faces: Faces) -> Tensor: ...
-        def edit(self, faces: Faces, ages: Sequence[float], inversions: Tensor | None = None) -> Tensor: ...
+        def edit(
+            self,
+            faces: Faces,
+            ages: Sequence[float] | Sequence[Sequence[float]] | Tensor,
+            inversions: Tensor | None = None,
+        ) -> Tensor: ...
         def synthesize(self, w_plus: Tensor) -> list[Image.Image]: ...
         def read_age(self, faces: Faces) -> list[float] | None: ...
         def find_faces(
-            self, image: Image.Image, *, align: str = "auto", faces: str = "largest", name: str = "the picture"
+            self, image: Image.Image, *, align: str = "auto", faces: Any = "largest", name: str = "the picture"
         ) -> list[tuple[Image.Image, np.ndarray | None]]: ...
 
     def mix(
@@ -104,6 +110,10 @@ class EditingMethods:
                 "lifespan/eval_identity" for the package's own model, "facenet" for photographs.
         """
         who = load(identity) if isinstance(identity, str | Path) else identity
+        if isinstance(identity, str | Path) and type(who).__name__ not in IDENTITY_NETWORKS:
+            raise InputError(f"{identity} holds {type(who).__name__}, no identity network: one of {IDENTITY_NETWORKS}.")
+        place = self.sam.latent_avg.device
+        who = who.to(place).eval()
         source = self.encode(faces)
         aged = self.edit(faces, [age], source)[:, 0]
         reads = self.read_age(faces[:1]) is not None
@@ -117,7 +127,8 @@ class EditingMethods:
         inputs, targets = to_tensor(faces), [float(age)] * len(faces)
         return dial_curve(
             pictures, inputs, source, aged, targets,
-            identity=who.eval(), age=years if reads else None, amounts=amounts, batch_size=self.batch_size,
+            identity=lambda images: who(images.to(place)).cpu(), age=years if reads else None, amounts=amounts,
+            batch_size=self.batch_size,
         )  # fmt: skip
 
     def calibrate(
@@ -133,14 +144,12 @@ class EditingMethods:
         source = self.encode(faces)
 
         def read(which: list[int], settings: list[float]) -> list[float]:
-            codes = torch.empty(len(which), *source.shape[1:])
-            for face in set(which):
-                places = [place for place, other in enumerate(which) if other == face]
-                asked = [settings[place] for place in places]
-                codes[places] = self.edit([faces[face]], asked, source[face : face + 1])[0]
             found: list[float] = []
-            for chunk in codes.split(64):  # pictures of 1024 pixels: not all at once
-                found += self.read_age(self.synthesize(chunk))
+            for start in range(0, len(which), 64):  # pictures of 1024 pixels: not all at once
+                some = which[start : start + 64]
+                rows = [[setting] for setting in settings[start : start + 64]]
+                codes = self.edit([faces[face] for face in some], rows, source[some])
+                found += self.read_age(self.synthesize(codes))
             return found
 
         return calibrate(read, len(faces), ages, tolerance=tolerance, rounds=rounds)
