@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 from sam_age.errors import InputError
-from sam_age.pipeline import AgingPipeline, check_ages
+from sam_age.pipeline import AgingPipeline, check_ages, choose
 from sam_age.sheets import sheet, to_images, to_tensor
 from sam_age.weights import save
 from tests.modules.test_aging import tiny_sam
@@ -57,6 +57,79 @@ def test_batches_and_single_faces_give_the_same(pipeline: AgingPipeline) -> None
         for age, code in zip(ages, codes, strict=True):
             (alone,), _ = pipeline.age([face], [age])
             torch.testing.assert_close(alone[0], code, rtol=1e-4, atol=1e-5)
+
+
+def test_the_api_in_steps_gives_what_the_call_gives_and_what_the_model_gives(pipeline: AgingPipeline) -> None:
+    faces, ages = [noise_face(i) for i in range(3)], [10.0, 70.0]
+    codes = pipeline.edit(faces, ages, pipeline.encode(faces))
+    assert codes.shape == (3, 2, 8, 16)
+    whole, steps = pipeline.age_faces(faces, ages), pipeline.synthesize(codes)
+    with torch.no_grad():
+        pixels = to_tensor(faces).repeat_interleave(2, 0)
+        want, w_plus = pipeline.sam(pixels, torch.tensor(ages * 3), resize=False, return_latents=True)
+    torch.testing.assert_close(codes.flatten(0, 1), w_plus, rtol=1e-4, atol=1e-5)
+    for face, aged in enumerate(whole):
+        torch.testing.assert_close(aged.w_plus, codes[face], rtol=1e-4, atol=1e-5)
+        for age, image in enumerate(aged.images):
+            for other in (steps[2 * face + age], to_images(want[2 * face + age][None])[0]):
+                assert np.abs(np.asarray(image, int) - np.asarray(other, int)).max() <= 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_the_size_of_batches_changes_nothing(pipeline: AgingPipeline, batch_size: int) -> None:
+    faces, ages = [noise_face(i) for i in range(3)], [0.0, 50.0, 100.0]
+    judged = AgingPipeline(pipeline.sam, batch_size=batch_size, age_net=Brightness())
+    reference = AgingPipeline(pipeline.sam, batch_size=9, age_net=Brightness())
+    for got, want in zip(judged.age_faces(faces, ages), reference.age_faces(faces, ages), strict=True):
+        torch.testing.assert_close(got.w_plus, want.w_plus, rtol=1e-4, atol=1e-5)
+        for ours, theirs in zip(got.images, want.images, strict=True):
+            assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1
+        assert got.ages_read == pytest.approx(want.ages_read, abs=0.5)
+
+
+def test_every_face_may_have_ages_of_its_own(pipeline: AgingPipeline) -> None:
+    faces = [noise_face(0), noise_face(1)]
+    own = pipeline.edit(faces, [[10, 20], [30, 40]])
+    torch.testing.assert_close(own[1], pipeline.edit(faces[1:], [30, 40])[0], rtol=1e-4, atol=1e-5)
+    for wrong in ([[10, 20]], [[10], [20, 30]], [[10, 20], [30, 400]], "old"):
+        with pytest.raises(InputError):
+            pipeline.edit(faces, wrong)
+
+
+def test_the_face_is_inverted_once_for_all_ages() -> None:
+    sam, calls = tiny_sam(), []
+    sam.pretrained_encoder.register_forward_hook(lambda *_: calls.append(1))
+    AgingPipeline(sam, batch_size=1).age_faces([noise_face(0)], [0, 20, 40, 60])
+    assert len(calls) == 1
+
+
+class Brightness(torch.nn.Module):
+    """Reads an age off the mean level: 0 for black, 100 for white."""
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        assert faces.shape[1:] == (3, 256, 256)
+        return (faces.mean((1, 2, 3)) + 1) * 50
+
+
+def test_ages_are_read_before_and_after(pipeline: AgingPipeline) -> None:
+    judged = AgingPipeline(pipeline.sam, age_net=Brightness())
+    (aged,) = judged.age_faces([Image.new("RGB", (256, 256), (51, 51, 51))], [20, 60])
+    assert aged.age_read == pytest.approx(20, abs=1e-3)
+    levels = [np.asarray(image, float).mean() / 2.55 for image in aged.images]
+    assert aged.ages_read == pytest.approx(levels, abs=1e-3)
+    assert aged.cells()[0][1] == "input\nlooks 20"
+    (unread,) = pipeline.age_faces([noise_face(0)], [20])
+    assert (unread.age_read, unread.ages_read, unread.cells()[0][1]) == (None, None, "input")
+    assert pipeline.read_age([noise_face(0)]) is None
+
+
+def test_faces_are_chosen_by_number(pipeline: AgingPipeline, astronaut: Image.Image) -> None:
+    assert choose([1, 0, 1], 2) == [1, 0]
+    for wrong in ("some", [], [0.5], [True], "01"):
+        with pytest.raises(InputError, match="faces is one of"):
+            choose(wrong, 2)
+    with pytest.raises(InputError, match=r"no face 1 in the picture, which has one face, number 0"):
+        pipeline(astronaut, ages=[30], faces=[0, 1])
 
 
 def test_a_checkpoint_of_ours_becomes_a_pipeline(tmp_path) -> None:

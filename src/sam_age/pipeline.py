@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sam_age.data.align import align, is_aligned
 from sam_age.data.dataset import resize
-from sam_age.data.detect import Face, FaceDetector
 from sam_age.data.images import read_image
 from sam_age.device import pick_device
 from sam_age.errors import InputError
-from sam_age.models.sam import FACE_SIZE, SAM
+from sam_age.models.sam import FACE_SIZE, SAM, face_pool
 from sam_age.sheets import Cell, sheet, to_images, to_tensor
-from sam_age.weights import load
+from sam_age.weights import BUNDLE, KNOWN, load
+
+if TYPE_CHECKING:
+    from sam_age.data.detect import Face, FaceDetector
 
 ALIGN = ("auto", "always", "never")
 FACES = ("largest", "all")
+Which = str | int | Sequence[int]
+"""Faces of a picture: "largest", "all", or their numbers, counted from 0 at the largest."""
 
 
 def check_ages(ages: Iterable[Any] | Any) -> list[float]:
@@ -51,6 +55,28 @@ def check_ages(ages: Iterable[Any] | Any) -> list[float]:
     return checked
 
 
+def choose(which: Which, count: int, name: str = "the picture") -> list[int]:
+    """The numbers of the faces to take of `count`, in the order given, each once.
+
+    Raises:
+        InputError: not a choice, or a number that no face has.
+
+    >>> choose("all", 3), choose([2, 0], 3), choose(1, 3)
+    ([0, 1, 2], [2, 0], [1])
+    """
+    if isinstance(which, str) and which in FACES:
+        return list(range(count if which == "all" else min(count, 1)))
+    numbers = [which] if isinstance(which, int) else which
+    whole = not isinstance(numbers, str) and all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+    if not whole or not len(numbers):
+        raise InputError(f"faces is one of {', '.join(FACES)}, or numbers of faces such as [0, 2], not {which!r}.")
+    for number in numbers:
+        if not 0 <= number < count:
+            there = f"faces 0 to {count - 1}, the largest first" if count > 1 else "one face, number 0"
+            raise InputError(f"There is no face {number} in {name}, which has {there}.")
+    return list(dict.fromkeys(numbers))
+
+
 @dataclass(frozen=True)
 class AgedFace:
     """One face at every age asked for."""
@@ -60,11 +86,17 @@ class AgedFace:
     images: list[Image.Image]  # one per age
     w_plus: Tensor  # (ages, n_styles, style_dim), float32, CPU
     quad: np.ndarray | None  # (4, 2) corners of the face in the photograph, pixels; None if it came aligned
+    inversion: Tensor | None = None  # (n_styles, style_dim), the input's own code, float32, CPU
+    age_read: float | None = None  # years that the age network reads in the input; None without one
+    ages_read: list[float] | None = None  # and in each result
 
     def cells(self) -> list[Cell]:
-        """The input and all ages, each with its caption."""
-        aged = [(image, f"age {age:g}") for image, age in zip(self.images, self.ages, strict=True)]
-        return [(self.face, "input"), *aged]
+        """The input and all ages, each with its caption; ages that were read stand below."""
+        captions = ["input", *(f"age {age:g}" for age in self.ages)]
+        if self.age_read is not None and self.ages_read is not None:
+            reads = [self.age_read, *self.ages_read]
+            captions = [f"{caption}\nlooks {read:.0f}" for caption, read in zip(captions, reads, strict=True)]
+        return list(zip([self.face, *self.images], captions, strict=True))
 
     def sheet(self, cell: int = 256) -> Image.Image:
         """They side by side, at most six in a row."""
@@ -78,42 +110,67 @@ class AgingPipeline:
 
     Args:
         sam: the model, on the device it is to run on.
-        precision: "float32", "bfloat16", or "auto": bfloat16 on CUDA, float32 elsewhere.
+        precision: "float32", "bfloat16", or "auto": bfloat16 on CUDA devices that compute in it, float32 elsewhere.
         batch_size: faces times ages in one pass; None: 1 on a CPU, where more takes memory and saves no time
             (docs/performance.md), and 8 elsewhere.
+        age_net: reads ages off faces, for `read_age`: a network, a path or name of its weights, or None.
 
     sam = AgingPipeline.from_pretrained("sam_ffhq_aging.pt")
     young, old = sam("photo.jpg", ages=[5, 80])[0].images
     """
 
-    def __init__(self, sam: SAM, *, precision: str = "auto", batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        sam: SAM,
+        *,
+        precision: str = "auto",
+        batch_size: int | None = None,
+        age_net: nn.Module | str | Path | None = None,
+    ) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision is auto, float32 or bfloat16, not {precision!r}.")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size is a whole number from 1 up, or null, not {batch_size!r}.")
         self.sam = sam.eval()
-        on_cuda = self.device.type == "cuda"
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
-        self.bfloat16 = precision == "bfloat16" or (precision == "auto" and on_cuda)
+        self.bfloat16 = precision == "bfloat16" or (
+            precision == "auto"
+            and self.device.type == "cuda"
+            and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        self._age_net = age_net
         self._detector: FaceDetector | None = None
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path, device: str = "auto", **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls,
+        path_or_name: str | Path,
+        device: str = "auto",
+        *,
+        age_net: nn.Module | str | Path | None = "auto",
+        **kwargs: Any,
+    ) -> Self:
         """The pipeline around a checkpoint that `sam_age.weights.load` knows.
 
         Args:
             device: "auto" takes CUDA, else MPS, else the CPU.
+            age_net: "auto" takes the one that belongs to the model: the package's own for `lifespan`, DEX for
+                1024-pixel models where its file is there, else none.
         Raises:
             InputError: the file cannot be used, or is another network than SAM.
         """
         sam = load(path_or_name, device=pick_device(device))
         if not isinstance(sam, SAM):
             raise InputError(f"{path_or_name} holds {type(sam).__name__}, not a whole SAM: give a SAM checkpoint.")
-        return cls(sam, **kwargs)
+        if isinstance(age_net, str) and age_net == "auto":
+            age_net = _age_net_of(str(path_or_name), sam)
+        return cls(sam, age_net=age_net, **kwargs)
 
     @property
     def device(self) -> torch.device:
         return self.sam.latent_avg.device
+
+    # ---- photographs -------------------------------------------------------------------------------------------------
 
     def __call__(
         self,
@@ -121,7 +178,7 @@ class AgingPipeline:
         ages: Sequence[float],
         *,
         align: str = "auto",
-        faces: str = "largest",
+        faces: Which = "largest",
     ) -> list[AgedFace]:
         """Age the faces of one photograph.
 
@@ -130,44 +187,45 @@ class AgingPipeline:
             ages: target ages, years, 0 to 100.
             align: "auto" aligns unless the picture is an aligned face already; "always"; "never" takes the
                 whole picture as the face.
-            faces: "largest" or "all".
+            faces: "largest", "all", or numbers of faces, the largest being 0.
         Returns:
-            One `AgedFace` per face, largest first.
+            One `AgedFace` per face, largest first, or in the order of the numbers.
         Raises:
             InputError: not an image, no face in it, or an age that is none.
         """
         ages = check_ages(ages)
         name = "the picture" if isinstance(photo, Image.Image) else str(photo)
-        image = photo.convert("RGB") if isinstance(photo, Image.Image) else read_image(photo)
-        found = self.find_faces(image, align=align, faces=faces, name=name)
-        codes, results = self.age([crop for crop, _ in found], ages)
-        return [
-            AgedFace(crop, ages, pictures, code, quad)
-            for (crop, quad), pictures, code in zip(found, results, codes, strict=True)
-        ]
+        found = self.find_faces(read_image(photo), align=align, faces=faces, name=name)
+        results = self.age_faces([crop for crop, _ in found], ages)
+        return [replace(result, quad=quad) for result, (_, quad) in zip(results, found, strict=True)]
 
     def find_faces(
-        self, image: Image.Image, *, align: str = "auto", faces: str = "largest", name: str = "the picture"
+        self, image: Image.Image, *, align: str = "auto", faces: Which = "largest", name: str = "the picture"
     ) -> list[tuple[Image.Image, np.ndarray | None]]:
-        """The faces of a picture as 256-pixel crops, each with its quad, or None where it came aligned."""
+        """The faces of an RGB picture as 256-pixel crops, each with its quad, or None where it came aligned."""
         if align not in ALIGN:
             raise InputError(f"align is one of {', '.join(ALIGN)}, not {align!r}.")
-        if faces not in FACES:
-            raise InputError(f"faces is one of {', '.join(FACES)}, not {faces!r}.")
         if align == "never":
+            choose(faces, 1, name)
             return [(resize(image, FACE_SIZE), None)]
+        detected = self.detect(image, name)
+        return [self._crop(image, detected[number], align) for number in choose(faces, len(detected), name)]
+
+    def detect(self, image: Image.Image, name: str = "the picture") -> list[Face]:
+        """The faces of an upright RGB picture, largest first; `InputError` if there is none."""
         detected = self.detector.detect(image)
         if not detected:
             raise InputError(
                 f"No face found in {name} ({image.width} x {image.height}): use a photo where it is larger "
                 "and unobstructed, or align=never if the picture is an aligned face."
             )
-        kept = detected if faces == "all" else detected[:1]
-        return [self._crop(image, face, align) for face in kept]
+        return detected
 
     @property
     def detector(self) -> FaceDetector:
         if self._detector is None:
+            from sam_age.data.detect import FaceDetector
+
             self._detector = FaceDetector()
         return self._detector
 
@@ -177,26 +235,130 @@ class AgingPipeline:
             return resize(image, FACE_SIZE), None
         return align(image, face.quad, FACE_SIZE), face.quad
 
-    @torch.inference_mode()
+    # ---- aligned faces -----------------------------------------------------------------------------------------------
+
+    def age_faces(self, faces: Sequence[Image.Image], ages: Sequence[float]) -> list[AgedFace]:
+        """Age aligned faces: each is inverted once, whatever the number of ages; ages are read if they can be."""
+        ages = check_ages(ages)
+        inversions = self.encode(faces)
+        codes = self.edit(faces, ages, inversions)
+        pictures = self.synthesize(codes)
+        rows = [pictures[start : start + len(ages)] for start in range(0, len(pictures), len(ages))]
+        before, after = self.read_age(faces), self.read_age(pictures)
+        return [
+            AgedFace(
+                face, ages, rows[n], codes[n], None, inversions[n],
+                None if before is None else before[n],
+                None if after is None else after[n * len(ages) : (n + 1) * len(ages)],
+            )
+            for n, face in enumerate(faces)
+        ]  # fmt: skip
+
     def age(self, faces: Sequence[Image.Image], ages: Sequence[float]) -> tuple[list[Tensor], list[list[Image.Image]]]:
-        """Age aligned 256-pixel faces: each is inverted once, whatever the number of ages.
+        """`age_faces` as plain lists, and without reading ages.
 
         Returns:
             for each face its codes (ages, n_styles, style_dim) on the CPU, and its pictures, one per age.
         """
-        codes: list[list[Tensor]] = [[] for _ in faces]
-        pictures: list[list[Image.Image]] = [[] for _ in faces]
-        with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
-            pixels = to_tensor(faces).to(self.device)
-            inversions = torch.cat([self.sam.encode(chunk) for chunk in pixels.split(self.batch_size)])
-            jobs = [(face, age) for face in range(len(faces)) for age in ages]
-            for start in range(0, len(jobs), self.batch_size):
-                chunk = jobs[start : start + self.batch_size]
-                which = torch.tensor([face for face, _ in chunk], device=self.device)
-                target = torch.tensor([age for _, age in chunk], dtype=torch.float32, device=self.device)
-                w_plus = self.sam.edit(pixels[which], target, inversions[which])
-                images = to_images(self.sam.synthesize(w_plus, resize=False))
-                for (face, _), code, image in zip(chunk, w_plus.float().cpu(), images, strict=True):
-                    codes[face].append(code)
-                    pictures[face].append(image)
-        return [torch.stack(rows) for rows in codes], pictures
+        codes = self.edit(faces, ages)
+        return list(codes), [self.synthesize(rows) for rows in codes]
+
+    def encode(self, faces: Sequence[Image.Image]) -> Tensor:
+        """Aligned faces -> their codes w+ (N, n_styles, style_dim), float32, on the CPU: the inversion."""
+        return self._batched(self.sam.encode, _pixels(faces))
+
+    def edit(
+        self,
+        faces: Sequence[Image.Image],
+        ages: Sequence[float] | Sequence[Sequence[float]] | Tensor,
+        inversions: Tensor | None = None,
+    ) -> Tensor:
+        """The codes of faces at other ages.
+
+        Args:
+            faces: N aligned faces.
+            ages: A target ages in years for every face, or N rows of A, one a face.
+            inversions: what `encode(faces)` gave, if already at hand.
+        Returns:
+            w+ (N, A, n_styles, style_dim), float32, on the CPU.
+        """
+        pixels = _pixels(faces)
+        try:
+            target = torch.as_tensor(ages, dtype=torch.float32).detach().cpu()
+        except (TypeError, ValueError):  # rows of unequal length, or what is no number
+            raise InputError(f"Ages are numbers from 0 to 100, as many for each face, not {ages!r}.") from None
+        target = target.expand(len(faces), -1) if target.ndim == 1 else target
+        if target.ndim != 2 or len(target) != len(faces):
+            raise InputError(f"Ages are A numbers, or a row of A for each of {len(faces)} faces, not {ages!r}.")
+        check_ages(target.flatten().tolist())
+        if inversions is None:
+            inversions = self.encode(faces)
+        which = torch.arange(len(faces)).repeat_interleave(target.shape[1])
+        # faces are sent once a chunk, not once an age: `which` is split, and each chunk takes its rows
+        codes = self._batched(
+            lambda index, age: self.sam.edit(
+                pixels[index.cpu()].to(self.device), age, inversions[index.cpu()].to(self.device, torch.float32)
+            ),
+            which,
+            target.flatten(),
+        )
+        return codes.unflatten(0, tuple(target.shape))
+
+    def synthesize(self, w_plus: Tensor) -> list[Image.Image]:
+        """w+ (..., n_styles, style_dim) -> pictures at the generator's own size, in the order of the codes."""
+
+        def draw(codes: Tensor) -> Tensor:
+            faces = self.sam.synthesize(codes, resize=False)
+            pictures.extend(to_images(faces))  # eight 1024-pixel results are 100 MB as floats, and 25 as bytes
+            return faces.new_zeros(len(faces))
+
+        pictures: list[Image.Image] = []
+        self._batched(draw, w_plus.detach().float().reshape(-1, *w_plus.shape[-2:]))
+        return pictures
+
+    def read_age(self, faces: Sequence[Image.Image]) -> list[float] | None:
+        """How old aligned faces look to the age network, years; None without one."""
+        network = self.age_net
+        if network is None:
+            return None
+        pixels = torch.cat([face_pool(to_tensor([_square(face)])) for face in faces])
+        return self._batched(network, pixels, precise=True).tolist()
+
+    @property
+    def age_net(self) -> nn.Module | None:
+        """The network that reads ages, loaded when it is first asked for."""
+        if self._age_net is not None and not isinstance(self._age_net, nn.Module):
+            self._age_net = load(self._age_net)
+        if isinstance(self._age_net, nn.Module):
+            self._age_net = self._age_net.to(self.device).eval()
+        return self._age_net
+
+    @torch.no_grad()  # not inference_mode: codes may be learnt from later
+    def _batched(self, function: Callable[..., Tensor], *rows: Tensor, precise: bool = False) -> Tensor:
+        """A function of some tensors' rows, `batch_size` at a time; its results in float32 on the CPU."""
+        mixed = self.bfloat16 and not precise
+        with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
+            chunks = zip(*(part.split(self.batch_size) for part in rows), strict=True)
+            made = [function(*(part.to(self.device) for part in chunk)).float().cpu() for chunk in chunks]
+        return torch.cat(made)
+
+
+def _pixels(faces: Sequence[Image.Image]) -> Tensor:
+    """Faces -> (N, 3, 256, 256) in [-1, 1], what the encoders see."""
+    if not len(faces):
+        raise InputError("No faces: give at least one.")
+    return to_tensor([resize(face.convert("RGB"), FACE_SIZE) for face in faces])
+
+
+def _square(face: Image.Image) -> Image.Image:
+    """A face at its own size where `face_pool` takes it, as results are seen in training; else resized."""
+    side, height = face.size
+    fits = side == height and (side % FACE_SIZE == 0 or FACE_SIZE % side == 0)
+    return face if fits else resize(face.convert("RGB"), FACE_SIZE)
+
+
+def _age_net_of(name: str, sam: SAM) -> Path | None:
+    """The file of the age network that a model was trained with, where it is known and there."""
+    if name == "lifespan":
+        return BUNDLE["lifespan/age"].find()
+    return KNOWN["dex"].find() if sam.decoder.size == 1024 else None

@@ -1,12 +1,13 @@
-"""Whatever a user calls a picture -> 8-bit RGB, upright."""
+"""Whatever a user calls a picture -> 8-bit RGB, upright, and what it takes to save it as it came."""
 
 import io
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from sam_age.errors import InputError
 
@@ -16,28 +17,44 @@ _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".ti
 IMAGE_SUFFIXES = frozenset([*_READ, ".jp2", ".avif", ".heic", ".heif", ".jxl"])
 
 _EXIF_ORIENTATION = 0x0112
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
+_JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 
 
 class Photo(NamedTuple):
-    """A decoded photograph: `image` is 8-bit RGB and upright, `orientation` is what EXIF said (1-8, 1 = upright)."""
+    """A decoded photograph.
+
+    Attributes:
+        image: 8-bit RGB, upright; transparent parts laid on white.
+        orientation: what EXIF said (1-8, 1 = upright).
+        rgba: where the picture has transparent parts: colours as stored and alpha, RGBA, upright.
+        grey: the picture has no colours.
+        icc_profile: the colour profile that `image` (its luminance, where grey) is in; None: sRGB, as far as known.
+    """
 
     image: Image.Image
-    orientation: int
+    orientation: int = 1
+    rgba: Image.Image | None = None
+    grey: bool = False
+    icc_profile: bytes | None = None
 
 
-def read_photo(source: str | Path | bytes, *, name: str | None = None) -> Photo:
+def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = None) -> Photo:
     """Decode one picture: EXIF rotation applied; greyscale, palette, CMYK, 16-bit, alpha become 8-bit RGB.
 
     Transparent parts are laid on white; 16-bit values are rescaled, not clipped; of an animation the first frame
-    is taken. Colour profiles are ignored, as in the authors' code.
+    is taken. Colour profiles of RGB and greyscale are kept beside the pixels, which stay as they are, as in the
+    authors' code; CMYK and Lab are brought to sRGB by theirs.
 
     Args:
-        source: a path, or the file's bytes.
+        source: a path, the file's bytes, or a picture that Pillow has read.
         name: what to call the picture in an error (default: the path).
     Raises:
         InputError: no such file, not an image, damaged, or larger than Pillow's limit (twice
             `PIL.Image.MAX_IMAGE_PIXELS`: a "decompression bomb").
     """
+    if isinstance(source, Image.Image):
+        return _decoded(source, name or "the picture")
     name = name or ("the given bytes" if isinstance(source, bytes) else str(source))
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -46,28 +63,70 @@ def read_photo(source: str | Path | bytes, *, name: str | None = None) -> Photo:
         raise InputError(f"Cannot read {name}: {reason}. Give the path of an image file.") from error
     if not data:
         raise InputError(f"{name} is empty (0 bytes), not an image. Copy it again or leave it out.")
+    _need_plugin(data, name)
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels and refuses from 179: the phones of today take 108.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                orientation = _orientation(image)
-                return Photo(_to_rgb(_upright(image, orientation)), orientation)
+            image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{name} unpacks to far more pixels than a photograph has ({error}). Reduce it first."
-        ) from error
+        raise _too_large(name, error) from error
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "no known image format"
-        raise InputError(f"{name} is not an image Pillow can read ({reason}). Convert it or leave it out.") from error
+        raise _unreadable(name, error) from error
+    with image:
+        return _decoded(image, name)
 
 
-def read_image(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
+def read_image(source: str | Path | bytes | Image.Image, *, name: str | None = None) -> Image.Image:
     """The picture of `read_photo` alone: 8-bit RGB, upright."""
     return read_photo(source, name=name).image
+
+
+def _decoded(image: Image.Image, name: str) -> Photo:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image.load()
+            orientation = _orientation(image)
+            upright = _upright(image, orientation)
+            rgb = _to_rgb(upright)
+            grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+            own = image.mode not in ("CMYK", "LAB", "YCbCr", "HSV")  # else the profile is another space's
+            profile = image.info.get("icc_profile") if own else None
+            return Photo(rgb, orientation, _to_rgba(upright), grey, profile or None)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, error) from error
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+def _too_large(name: str, error: Exception) -> InputError:
+    return InputError(f"{name} unpacks to far more pixels than a photograph has ({error}). Reduce it first.")
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = "no known image format"
+    return InputError(f"{name} is not an image Pillow can read ({reason}). Convert it or leave it out.")
+
+
+def _need_plugin(data: bytes, name: str) -> None:
+    """HEIC and JPEG XL by Pillow's plugins, where they are installed; else the error names what to install."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        if find_spec("pillow_heif") is None:
+            raise InputError(
+                f"{name} is HEIC, which Pillow cannot read alone: pip install pillow-heif, or save it as JPEG."
+            )
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    elif data.startswith(_JXL_STARTS):
+        if find_spec("pillow_jxl") is None:
+            raise InputError(
+                f"{name} is JPEG XL, which Pillow cannot read alone: pip install pillow-jxl-plugin, or save it as JPEG."
+            )
+        import pillow_jxl  # noqa: F401 importing registers it
 
 
 def _orientation(image: Image.Image) -> int:
@@ -88,11 +147,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if mode == "F" or mode.startswith("I"):
         return Image.fromarray(_to_8_bit(np.asarray(image), deep=mode.startswith("I;16"))).convert("RGB")
-    if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
+    transparent = _to_rgba(image)
+    if transparent is not None:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        return Image.alpha_composite(white, transparent).convert("RGB")
+    if mode in ("CMYK", "LAB") and image.info.get("icc_profile"):
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):  # a profile that is damaged, or another space's
+            return image.convert("RGB")
     return image.convert("RGB")
+
+
+def _to_rgba(image: Image.Image) -> Image.Image | None:
+    """Colours as stored, and alpha; None where the format has none."""
+    deep = image.mode == "F" or image.mode.startswith("I")  # there, the transparent value is one of many bits
+    has_alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or ("transparency" in image.info and not deep)
+    return image.convert("RGBA") if has_alpha else None
 
 
 def _to_8_bit(values: np.ndarray, *, deep: bool) -> np.ndarray:

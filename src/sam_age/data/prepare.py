@@ -184,7 +184,8 @@ def crops(path: Path, detector: Any, settings: Settings) -> list[Crop]:
     Raises:
         InputError: not a picture, or no usable face in it.
     """
-    image, orientation = read_photo(path)
+    photo = read_photo(path)
+    image = photo.image
     found = detector.detect(image)
     if not found:
         raise InputError(f"No face found in {path} ({image.width} x {image.height}). Use a photo where it is larger.")
@@ -204,7 +205,7 @@ def crops(path: Path, detector: Any, settings: Settings) -> list[Crop]:
             "score": round(face.score, 6),
             "width": image.width,
             "height": image.height,
-            "orientation": orientation,
+            "orientation": photo.orientation,
             "bytes": path.stat().st_size,
         }
         made.append(Crop(encode(crop, settings.suffix[1:], settings.quality), row))
