@@ -78,9 +78,9 @@ def test_a_plot_puts_points_in_their_places():
     pixels = np.asarray(draw([Curve([0, 10], [0, 1], "")], "x", "y", (400, 300))).astype(int)
     rows, columns = np.nonzero(np.abs(pixels - (31, 119, 180)).sum(-1) < 12)
     assert columns.min() == pytest.approx(62 - 3, abs=1)
-    assert columns.max() == pytest.approx(400 - 16 + 3, abs=1)
+    assert columns.max() == pytest.approx(400 - 24 + 3, abs=1)
     assert rows[columns.argmin()] == pytest.approx(300 - 52, abs=2)
-    assert rows[columns.argmax()] == pytest.approx(16, abs=2)
+    assert rows[columns.argmax()] == pytest.approx(32, abs=2)
 
 
 def test_amounts_have_to_rise():

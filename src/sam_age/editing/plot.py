@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#666666")
 SCALE = 2  # drawn larger and reduced, for smooth lines
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 16, 52  # margins, pixels
+LEFT, RIGHT, TOP, BOTTOM = 62, 24, 32, 52  # margins, pixels
 
 
 class Curve(NamedTuple):
@@ -45,7 +45,7 @@ def draw(curves: Sequence[Curve], x_label: str, y_label: str, size: tuple[int, i
         pen.line((x, y, width - right, y), fill="#e4e4e4", width=SCALE)
         pen.text((x - 6 * SCALE, y), f"{value:g}", fill="#444444", font=font, anchor="rm")
     pen.text(((left + width - right) / 2, height - 6 * SCALE), x_label, fill="black", font=font, anchor="md")
-    pen.text((left + 8 * SCALE, top), y_label, fill="black", font=font, anchor="la")
+    pen.text((left, top - 8 * SCALE), y_label, fill="black", font=font, anchor="ls")
 
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
