@@ -18,6 +18,7 @@ from sam_age.data.align import align, is_aligned
 from sam_age.data.dataset import resize
 from sam_age.data.images import read_image
 from sam_age.device import pick_device
+from sam_age.editing.methods import EditingMethods
 from sam_age.errors import InputError
 from sam_age.models.sam import FACE_SIZE, SAM, face_pool
 from sam_age.sheets import Cell, sheet, to_images, to_tensor
@@ -105,8 +106,8 @@ class AgedFace:
         return sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], cell)
 
 
-class AgingPipeline:
-    """Everything between a photograph and the same face at other ages.
+class AgingPipeline(EditingMethods):
+    """Everything between a photograph and the same face at other ages; `EditingMethods` are what else it does.
 
     Args:
         sam: the model, on the device it is to run on.
