@@ -21,18 +21,31 @@ import numpy as np, torch
 from PIL import Image
 import sam_age
 from sam_age import AgingPipeline
+from sam_age.models.age import AgeClassifier
 from sam_age.models.encoder import GradualStyleEncoder
+from sam_age.models.identity import FaceEmbedder
 from sam_age.models.stylegan2 import Generator
 
 numbers = {"style_dim": 16, "widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1), "tower_width": 8}
 decoder = Generator(32, style_dim=16, n_mlp=2, channel_multiplier=0.0625, channel_max=16)
 sam = sam_age.SAM(GradualStyleEncoder(4, 8, **numbers), GradualStyleEncoder(3, 8, **numbers), decoder)
 sam_age.save(sam, "sam.safetensors")
-pipeline = AgingPipeline.from_pretrained("sam.safetensors", device="cpu")
+age_net = AgeClassifier((8, 8, 8, 8), (1, 1, 1, 1))
+pipeline = AgingPipeline.from_pretrained("sam.safetensors", device="cpu", age_net=age_net)
 Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)).save("photo.jpg")
 assert not pipeline.detector.detect(Image.open("photo.jpg"))
 (aged,) = pipeline("photo.jpg", ages=[5, 80], align="never")
 aged.sheet().save("sheet.png")
+faces = [aged.face]
+pipeline.synthesize(pipeline.mix(faces, [70], 2))
+pipeline.reference(faces, [70], faces)
+pipeline.dial_curve(faces, 70, FaceEmbedder((8, 8, 8, 8), (1, 1, 1, 1)), amounts=[0, 1]).plot("dial.png")
+pipeline.calibrate(faces, [50], rounds=2)
+pipeline.patch(faces, [70], "hair", blend="features")
+pipeline.path(faces[0], [0, 50]).save("life.npz")
+line = sam_age.fit_direction(pipeline.encode(faces * 10) + torch.randn(10, 8, 16), torch.arange(10.0))
+sam_age.save(line, "line.safetensors")
+pipeline.move(faces, [70], sam_age.load("line.safetensors"), when="before")
 for name in sam_age.__all__:
     getattr(sam_age, name)
 """
