@@ -26,6 +26,7 @@ from sam_age.weights import BUNDLE, KNOWN, load
 
 if TYPE_CHECKING:
     from sam_age.data.detect import Face, FaceDetector
+    from sam_age.photos import AgedPhoto
 
 ALIGN = ("auto", "always", "never")
 FACES = ("largest", "all")
@@ -199,6 +200,32 @@ class AgingPipeline(EditingMethods):
         found = self.find_faces(read_image(photo), align=align, faces=faces, name=name)
         results = self.age_faces([crop for crop, _ in found], ages)
         return [replace(result, quad=quad) for result, (_, quad) in zip(results, found, strict=True)]
+
+    def photo(
+        self,
+        photo: str | Path | bytes | Image.Image,
+        ages: Sequence[float],
+        *,
+        faces: Which = "all",
+        region: str = "head",
+        match_colours: bool = True,
+    ) -> AgedPhoto:
+        """Age faces within a photograph: each is put back where it was, the rest stays as it is.
+
+        Args:
+            photo: a path, a file's bytes, or a picture.
+            ages: target ages, years, 0 to 100.
+            faces: "all", "largest", or numbers of faces, the largest being 0.
+            region: "head" puts hair and all back, "face" the skin alone.
+            match_colours: take out a difference in colour at the mask's edge.
+        Returns:
+            `images` of the photograph's size, one per age; the aged `faces`; the `mask`.
+        Raises:
+            InputError: not an image, no face in it, or an age or number that is none.
+        """
+        from sam_age.photos import age_photo
+
+        return age_photo(self, photo, ages, faces=faces, region=region, match_colours=match_colours)
 
     def find_faces(
         self, image: Image.Image, *, align: str = "auto", faces: Which = "largest", name: str = "the picture"

@@ -32,27 +32,37 @@ def sheet(rows: Sequence[Sequence[Cell]], cell: int = 256) -> Image.Image:
 
     Args:
         rows: each a sequence of (picture, caption); rows may differ in length.
-        cell: side of each picture on the sheet, pixels.
+        cell: side of each picture on the sheet, pixels; of one that is no square the longer side.
     """
     if not rows or not any(rows):
         raise ValueError("A sheet needs at least one picture.")
     font = ImageFont.load_default(size=max(10, cell // 16))
     lines = max(caption.count("\n") + 1 if caption else 0 for row in rows for _, caption in row)
     line_height = sum(font.getmetrics()) + 1
-    row_height = cell + lines * line_height + _MARGIN
+    fitted = [[(_fit(picture, cell), caption) for picture, caption in row] for row in rows]
+    width = max(picture.width for row in fitted for picture, _ in row)
+    height = max(picture.height for row in fitted for picture, _ in row)
+    row_height = height + lines * line_height + _MARGIN
     columns = max(len(row) for row in rows)
-    size = (columns * (cell + _MARGIN) + _MARGIN, len(rows) * (row_height + _MARGIN) + _MARGIN)
+    size = (columns * (width + _MARGIN) + _MARGIN, len(rows) * (row_height + _MARGIN) + _MARGIN)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    for r, row in enumerate(rows):
+    for r, row in enumerate(fitted):
         top = _MARGIN + r * (row_height + _MARGIN)
         for c, (picture, caption) in enumerate(row):
-            left = _MARGIN + c * (cell + _MARGIN)
-            fitted = picture.convert("RGB")
-            if fitted.size != (cell, cell):
-                fitted = fitted.resize((cell, cell), Image.Resampling.LANCZOS)
-            canvas.paste(fitted, (left, top))
+            left = _MARGIN + c * (width + _MARGIN)
+            canvas.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
             for number, line in enumerate(caption.split("\n")):
-                y = top + cell + 2 + number * line_height
-                draw.text((left + cell / 2, y), line, fill="black", font=font, anchor="ma")
+                y = top + height + 2 + number * line_height
+                draw.text((left + width / 2, y), line, fill="black", font=font, anchor="ma")
     return canvas
+
+
+def _fit(picture: Image.Image, cell: int) -> Image.Image:
+    """RGB, transparent parts on white, its longer side `cell` pixels."""
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    longer = max(picture.size)
+    size = (max(1, round(picture.width * cell / longer)), max(1, round(picture.height * cell / longer)))
+    picture = picture.convert("RGB")
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)

@@ -9,6 +9,8 @@ borders are theirs. The authors of SAM resample straight to 256 pixels (`supersa
 resamples to four times the size and reduces, which is the default here.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
@@ -88,8 +90,8 @@ def align(image: Image.Image, quad: np.ndarray, size: int = 256, *, supersample:
     image, quad = frame(image, quad, size)
     detail = size * supersample
     # Pillow measures from the corner of the first pixel, landmarks from its middle: hence the half.
-    corners = tuple((quad + 0.5).ravel().tolist())
-    crop = image.transform((detail, detail), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
+    places = tuple((quad + 0.5).ravel().tolist())
+    crop = image.transform((detail, detail), Image.Transform.QUAD, places, Image.Resampling.BILINEAR)
     return crop if supersample == 1 else crop.resize((size, size), Image.Resampling.LANCZOS)
 
 
@@ -99,6 +101,54 @@ def frame(image: Image.Image, quad: np.ndarray, size: int = 256) -> tuple[Image.
     Large faces are first reduced by a whole factor (to no less than twice `size`), then everything farther from
     the quad than a tenth of its side is cut away; where the quad leaves the photograph it is continued.
     """
+    plan = _plan(image.size, quad, size)
+    if plan.reduced != image.size:
+        image = image.resize(plan.reduced, Image.Resampling.LANCZOS)
+    if plan.box != (0, 0, *image.size):
+        image = image.crop(plan.box)
+    if plan.padded:
+        image = _continue(image, plan.before, plan.after, plan.side * _BLUR)
+    return image, plan.quad
+
+
+def corners(image_size: tuple[int, int], quad: np.ndarray, size: int = 256) -> np.ndarray:
+    """Where the corners of `align`'s crop lie in the photograph, (4, 2), to put something back there.
+
+    Measured from the corner of the first pixel, not from its middle as quads are. For large faces this is not
+    quad + 0.5: shrinking rounds the photograph's size, and moves pixel middles (FFHQ divides the quad alone).
+    """
+    plan = _plan(image_size, quad, size)
+    return (plan.quad - plan.before + plan.box[:2] + 0.5) * np.divide(image_size, plan.reduced)
+
+
+def shown(image_size: tuple[int, int], quad: np.ndarray, x: np.ndarray, y: np.ndarray, size: int = 256) -> np.ndarray:
+    """How far `align`'s crop shows the photograph as it is: 1, down to 0 where it is blurred towards padding.
+
+    Args:
+        x, y: pixels of the photograph, arrays that broadcast.
+    """
+    plan = _plan(image_size, quad, size)
+    if not plan.padded:
+        return np.ones(np.broadcast_shapes(x.shape, y.shape))
+    scale = np.divide(plan.reduced, image_size)
+    place = [(at + 0.5) * scale[n] - 0.5 - plan.box[n] + plan.before[n] for n, at in enumerate((x, y))]
+    width, height = np.subtract(plan.box[2:], plan.box[:2]) + plan.before + plan.after
+    return 1 - _blurred(_outside(*place, (width, height), plan.before, plan.after))
+
+
+class _Plan(NamedTuple):
+    """What happens to a photograph before its quad is resampled."""
+
+    reduced: tuple[int, int]  # width and height it is shrunk to
+    box: tuple[int, int, int, int]  # cut out of that: left, top, right, bottom
+    before: np.ndarray  # (x, y) pixels to continue it by at the left and the top
+    after: np.ndarray  # and at the right and the bottom
+    padded: bool  # is it continued at all
+    quad: np.ndarray  # (4, 2) in the result
+    side: float  # of the quad
+
+
+def _plan(image_size: tuple[int, int], quad: np.ndarray, size: int) -> _Plan:
     quad = np.array(quad, np.float64)
     if quad.shape != (4, 2) or not np.isfinite(quad).all():
         raise InputError(f"A quad is 4 finite points (x, y), found shape {quad.shape}. See sam_age.data.align.")
@@ -106,30 +156,43 @@ def frame(image: Image.Image, quad: np.ndarray, size: int = 256) -> tuple[Image.
     if side < 1:
         raise InputError(f"The face is only {side:.2f} pixels wide. Leave it out.")
 
+    width, height = image_size
     factor = int(side / size * 0.5)
     if factor > 1:
-        image = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.LANCZOS)
+        width, height = round(width / factor), round(height / factor)
         quad, side = quad / factor, side / factor
 
     border = max(round(side * _BORDER), 3)
     low, high = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
     left, top = (max(int(v) - border, 0) for v in low)
-    right, bottom = (min(int(v) + border, limit) for v, limit in zip(high, image.size, strict=True))
+    right, bottom = (min(int(v) + border, limit) for v, limit in zip(high, (width, height), strict=True))
     if right <= left or bottom <= top:
         raise InputError("The face lies outside the picture. Check the landmarks.")
-    if (left, top, right, bottom) != (0, 0, *image.size):
-        image = image.crop((left, top, right, bottom))
-        quad = quad - (left, top)
+    quad = quad - (left, top)
 
     low, high = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
-    before = np.maximum(-low + border, 0)  # (x, y) to add at the left and the top
-    after = np.maximum(high - image.size + border, 0)
-    if max(before.max(), after.max()) > border - 4:
+    before = np.maximum(-low + border, 0)
+    after = np.maximum(high - (right - left, bottom - top) + border, 0)
+    padded = bool(max(before.max(), after.max()) > border - 4)
+    if padded:
         least = round(side * _PAD)
         before, after = np.maximum(before, least), np.maximum(after, least)
-        image = _continue(image, before, after, side * _BLUR)
-        quad = quad + before
-    return image, quad
+    else:
+        before = after = np.zeros(2, int)
+    return _Plan((width, height), (left, top, right, bottom), before, after, padded, quad + before, side)
+
+
+def _outside(x: np.ndarray, y: np.ndarray, size: tuple[int, int], before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """1 at the outermost pixel of a continued picture, 0 where the photograph begins, negative inside it."""
+    width, height = size
+    return 1 - np.minimum(
+        np.minimum(x / before[0], (width - 1 - x) / after[0]), np.minimum(y / before[1], (height - 1 - y) / after[1])
+    )
+
+
+def _blurred(outside: np.ndarray) -> np.ndarray:
+    """Share of the blurred picture: it begins a third of the padding inside the photograph."""
+    return np.clip(outside * 3 + 1, 0, 1)
 
 
 def _continue(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float) -> Image.Image:
@@ -140,12 +203,8 @@ def _continue(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: f
     pixels = np.pad(np.asarray(image, np.float32), pad, "reflect")
     height, width, _ = pixels.shape
     x, y = np.arange(width, dtype=np.float64)[None, :], np.arange(height, dtype=np.float64)[:, None]
-    # 1 at the outermost pixel, 0 where the photograph begins, negative inside it
-    outside = 1 - np.minimum(
-        np.minimum(x / before[0], (width - 1 - x) / after[0]), np.minimum(y / before[1], (height - 1 - y) / after[1])
-    )
-    outside = outside[..., None]
-    pixels = pixels + (gaussian_filter(pixels, (blur, blur, 0)) - pixels) * np.clip(outside * 3 + 1, 0, 1)
+    outside = _outside(x, y, (width, height), before, after)[..., None]
+    pixels = pixels + (gaussian_filter(pixels, (blur, blur, 0)) - pixels) * _blurred(outside)
     pixels = pixels + (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(outside, 0, 1)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
