@@ -1,0 +1,48 @@
+"""A step on a GPU that is not there: shapes and devices alone, to see what it would ask of the host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class HostWork(TorchDispatchMode):
+    """Writes down what has to do with the host's memory. What waits for a value, fake tensors refuse by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if any(tensor.device.type == "cpu" for tensor in tensors):
+            self.seen.append(str(function))
+        return result
+
+
+@contextlib.contextmanager
+def on_a_gpu(module: Any, monkeypatch: Any) -> Iterator[HostWork]:
+    """The LightningModule's tensors as a GPU's, without one; backward passes, which need one, are left out."""
+    with FakeTensorMode():
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    made = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")
+                    part._parameters[name] = nn.Parameter(made, requires_grad=parameter.requires_grad)
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda")
+        monkeypatch.setattr(type(module), "device", torch.device("cuda"))
+        monkeypatch.setattr(type(module), "manual_backward", lambda *args, **kwargs: None)
+        module._trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(model=module))
+        with HostWork() as work, torch.autocast("cuda", torch.bfloat16):
+            yield work
