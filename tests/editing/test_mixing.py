@@ -1,35 +1,11 @@
-"""Style mixing and references: the authors' numbers, and what must not change."""
+"""Style mixing: what must change and what must not. The authors' numbers are checked in tests/models/test_sam.py."""
 
 import pytest
 import torch
 
 from sam_age.editing import layers_of, mix, random_styles
 from sam_age.errors import InputError
-from tests.golden import Golden, assert_matches
 from tests.modules.test_aging import tiny_sam
-from tests.reference import reference_sam
-
-
-@torch.no_grad()
-def test_mixing_and_references_are_the_authors():
-    case = Golden()["sam64_mixing"]
-    sam, inputs = reference_sam(), case.tensors()
-    layers, alpha = case.params["latent_mask"], case.params["alpha"]
-    w_plus = sam.edit(inputs["x"][:, :3], torch.tensor([float(age) for age in case.params["ages"]]))
-    inject = sam.decoder.mapping(inputs["z"])[:, None].expand(-1, 10, -1)
-    codes = {
-        "mixed": mix(w_plus, inject, layers),
-        "blended": mix(w_plus, inject, layers, alpha),
-        "zeroed": mix(w_plus, torch.zeros(10, 512), layers),
-        "reference": mix(w_plus, sam.encode(inputs["ref"]), layers, alpha),
-    }
-    rows = [layers[0] - 1, *layers]
-    got = {name: sam.synthesize(code, resize=False) for name, code in codes.items()}
-    got |= {f"lat_{name}": codes[name][:, rows] for name in ("mixed", "blended", "zeroed")}
-    got["inject"] = inject[:, 0]
-    got["code_z"] = sam.synthesize(inject, resize=False)
-    got["code_w"] = sam.synthesize(inputs["wplus"], resize=False)
-    assert_matches(case, got)
 
 
 def test_other_layers_stay_and_the_callers_codes_too():

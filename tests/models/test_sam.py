@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sam_age.editing import mix
 from sam_age.models.encoder import GradualStyleEncoder
 from sam_age.models.sam import SAM, face_pool, with_age
 from sam_age.models.stylegan2 import Generator
@@ -37,7 +38,6 @@ def test_ages_of_one_face_match_the_authors(sam64: SAM) -> None:
 
 @torch.no_grad()
 def test_mixing_and_codes_match_the_authors(sam64: SAM) -> None:
-    """The authors' style mixing is arithmetic on w+, so it needs nothing but the public pieces."""
     case = Golden()["sam64_mixing"]
     inputs = case.tensors()
     layers, alpha = case.params["latent_mask"], case.params["alpha"]
@@ -46,16 +46,11 @@ def test_mixing_and_codes_match_the_authors(sam64: SAM) -> None:
     inject = sam64.decoder.mapping(inputs["z"])[:, None].expand(-1, 10, -1)
     reference = sam64.encode(inputs["ref"])
 
-    def mixed(other: torch.Tensor, share: float) -> torch.Tensor:
-        code = w_plus.clone()
-        code[:, layers] = share * other[:, layers] + (1 - share) * code[:, layers]
-        return code
-
     codes = {
-        "mixed": mixed(inject, 1.0),
-        "blended": mixed(inject, alpha),
-        "zeroed": mixed(torch.zeros_like(w_plus), 1.0),
-        "reference": mixed(reference, alpha),
+        "mixed": mix(w_plus, inject, layers),
+        "blended": mix(w_plus, inject, layers, alpha),
+        "zeroed": mix(w_plus, torch.zeros_like(w_plus), layers),
+        "reference": mix(w_plus, reference, layers, alpha),
     }
     got = {name: sam64.synthesize(code, resize=False) for name, code in codes.items()}
     rows = [layers[0] - 1, *layers]
