@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 # Half axes, in half sides of the crop, of the curve where a mask has faded out; its centre; its exponent (2: an
 # ellipse, more: squarer); and the share of the half axes over which it fades. An FFHQ crop has the chin at 0.9 of its
-# height and the hair at 0.05 to 0.2; its outermost pixels are the least certain, and interpolation needs a margin.
+# height and the hair at 0.05 to 0.2: "head" fades out beyond both, and before the crop's outermost pixels.
 REGIONS = {
-    "head": ((0.95, 0.95), (0.5, 0.5), 3.0, 0.18),  # hair too, which greys
+    "head": ((0.97, 0.97), (0.5, 0.5), 3.0, 0.13),  # hair too, which greys
     "face": ((0.66, 0.80), (0.5, 0.56), 2.2, 0.30),  # the skin alone: hair and background as they were
 }
 _SHARPNESS = 8  # how steeply neighbours' shares change between their faces
@@ -118,8 +118,8 @@ class Paster:
     def _change(self, place: _Place, face: Image.Image) -> np.ndarray:
         """What a face adds to the photograph within its box, (h, w, 3)."""
         face = face.convert("L").convert("RGB") if self.photo.grey else face.convert("RGB")
-        # Pillow's transform interpolates between four pixels, however far apart its steps: shrink first
-        side = round(min(face.width, max(place.side, 1)))
+        # Pillow's transform reads 4 x 4 pixels, however far apart its steps: shrink first, to what loses least
+        side = min(face.width, max(1, round(1.5 * place.side)))
         if side < face.width:
             face = face.resize((side, side), Image.Resampling.LANCZOS)
         left, top, right, bottom = place.box

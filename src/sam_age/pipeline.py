@@ -227,6 +227,12 @@ class AgingPipeline(EditingMethods):
 
         return age_photo(self, photo, ages, faces=faces, region=region, match_colours=match_colours)
 
+    def animate(self, photo: str | Path | bytes | Image.Image, path: str | Path, **options: Any) -> Path:
+        """Film a face, or with `whole=True` a photo, going through its ages: `sam_age.animation.animate`."""
+        from sam_age.animation import animate
+
+        return animate(self, photo, path, **options)
+
     def find_faces(
         self, image: Image.Image, *, align: str = "auto", faces: Which = "largest", name: str = "the picture"
     ) -> list[tuple[Image.Image, np.ndarray | None]]:
