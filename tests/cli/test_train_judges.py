@@ -99,7 +99,15 @@ def test_a_run_goes_on_from_weights_alone_people_too(here, portraits):
 def test_the_losses_and_the_judges_of_sam_are_rebuilt_from_what_the_runs_leave(here, portraits):
     start(portraits)
     start(portraits, experiment="lifespan_eval_judges")
-    run = config("losses=lifespan", "judges=lifespan")
+    found = [
+        f"{group}.weights=runs/{run}/weights/best_{network}.safetensors"
+        for run, groups in (
+            ("lifespan_judges", {"age": "losses.age_net", "identity": "losses.identity_net"}),
+            ("lifespan_eval_judges", {"age": "judges.age", "identity": "judges.identity"}),
+        )
+        for network, group in groups.items()
+    ]
+    run = config("losses=lifespan", "judges=lifespan", *found)
     losses, judges = build(run.losses), build(run.judges)
     assert isinstance(losses, AgingLosses)
     faces = torch.rand(2, 3, 256, 256) * 2 - 1
