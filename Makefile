@@ -37,8 +37,8 @@ lint: $(VENV)/ready ## ruff
 	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/ruff format --check src tests benchmarks tools
 
-bench: $(VENV)/ready ## time the full-size model on this machine
-	$(BIN)/python -m benchmarks.inference_cpu
+bench: $(VENV)/ready ## time the full-size model on this machine; sam-bench lists what else can be measured
+	$(BIN)/sam-bench inference
 
 wheel-check: $(VENV)/ready ## build the wheel and use it from a fresh environment
 	$(BIN)/python tools/check_wheel.py

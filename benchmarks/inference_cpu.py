@@ -38,7 +38,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(MODULE, description=__doc__, formatter_class=layout)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--size", choices=SIZES, default="1024", help="conf/model/sam_<size>.yaml")
     parser.add_argument("--ages", type=int, nargs="+", default=[1, 11], help="how many ages of the one face")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls after the first")

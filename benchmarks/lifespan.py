@@ -36,7 +36,7 @@ Row = tuple[Person, float, Scene]
 
 def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("benchmarks.lifespan", description=__doc__, formatter_class=layout)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("what", nargs="*", choices=[[], *PARTS], help=f"some of {', '.join(PARTS)}; all by default")
     parser.add_argument("--key", default="held out", help="names the people; tune on others than you report on")
     parser.add_argument("--portraits", type=int, default=300, help="for ages and sexes; 5/3 of them for faces")

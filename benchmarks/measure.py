@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def times(work: Callable[[], Any], repeats: int) -> list[float]:
     """Seconds of each of `repeats` calls, the first included: that one also pays for caches and kernels."""
@@ -122,7 +120,7 @@ def _memory() -> int | None:
 
 
 def in_own_process(module: str, arguments: Sequence[str], threads: int) -> Any:
-    """Run `python -m module arguments` and read what it printed last, as JSON.
+    """Run the benchmark `module` in a process of its own and read what it printed last, as JSON.
 
     One process a measurement: peak memory is a process's, and so is what earlier work left in its caches.
 
@@ -132,8 +130,9 @@ def in_own_process(module: str, arguments: Sequence[str], threads: int) -> Any:
         RuntimeError: it failed; what it said is on stderr.
     """
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=False)
+    program = module.removeprefix("benchmarks.")
+    command = [sys.executable, "-m", "sam_age.cli.bench", "--module", program, *arguments]  # it knows where they are
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed with exit code {done.returncode}.")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -14,8 +14,8 @@ from sam_age.config import CONF_DIR
 from sam_age.losses import AgingLosses
 from sam_age.models.sam import SAM
 
-SIZES = ("1024", "tiny")
-"""conf/model/sam_<size>.yaml: the authors' model, and one that takes no time."""
+SIZES = ("1024", "256_small", "tiny")
+"""conf/model/sam_<size>.yaml: the authors' model, the package's own, and one that takes no time."""
 
 
 def config(group: str, name: str) -> dict[str, Any]:
@@ -36,13 +36,13 @@ def random_sam(size: str) -> SAM:
 
 
 def random_losses(size: str) -> AgingLosses:
-    """The paper's objective: DEX, ArcFace and LPIPS for the full size, small networks for the other."""
+    """The paper's objective: DEX, ArcFace and LPIPS for the full size, small networks for the others."""
     from sam_age.models.age import DEX, AgeClassifier
     from sam_age.models.identity import ArcFace, FaceEmbedder
     from sam_age.models.perceptual import LPIPS, FeatureDistance
 
     networks: list[nn.Module] = [DEX(), ArcFace(), LPIPS()]
-    if size == "tiny":
+    if size != "1024":
         small = {"widths": (8, 16, 32), "depths": (1, 1, 1), "image_size": 64}
         networks = [AgeClassifier(**small), FaceEmbedder(**small), FeatureDistance(FaceEmbedder(**small))]
     weights = {name: value for name, value in config("losses", "paper").items() if isinstance(value, int | float)}

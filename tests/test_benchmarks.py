@@ -108,6 +108,128 @@ def test_the_inference_benchmark_measures_loading_and_ageing():
     assert 0 < sum(stages) <= aging["seconds"]["median"]  # one call: its parts are within the whole
 
 
+def test_the_work_that_is_counted_is_that_of_the_published_networks():
+    from benchmarks.inference import _empty_faces, _one_output, flop
+
+    sam = networks.random_sam("1024")
+    giga = 2e9  # a multiplication and an addition
+    assert flop(sam, lambda model: model.encode(_empty_faces(1))) / giga == pytest.approx(72, rel=0.02)
+    assert flop(sam, _one_output) / giga == pytest.approx(72 + 74, rel=0.02)  # METHOD: encoder and generator
+
+
+def test_the_loader_benchmark_reads_what_it_says():
+    result = json.loads(run(["-m", "benchmarks.loader", "jpeg-256", "--workers", "0", "--seconds", "0.3"]).stdout)
+    found = result["kinds"]["jpeg-256"]
+    slack = 1e-6
+    assert found["rounds"]["min"] - slack <= found["faces_per_second"] <= found["rounds"]["max"] + slack
+    assert found["file_bytes"] < 256 * 256  # a JPEG is far from the 3 bytes a pixel of raw pictures
+    assert "jpeg-256" in run(["-m", "sam_age.cli.bench", "loader", "--help"]).stdout
+
+
+def test_sam_bench_knows_every_benchmark_and_says_so():
+    from sam_age.cli import bench
+
+    programs = {p.stem for p in bench.FOLDER.glob("*.py") if "def main(" in p.read_text()} - {"reference"}
+    assert {program for program, _ in bench.BENCHMARKS.values()} <= programs
+    done = subprocess.run([sys.executable, "-m", "sam_age.cli.bench", "nonsense"], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"inference" in done.stderr
+
+
+def test_peaks_are_those_of_a_known_amount_of_work(monkeypatch):
+    from benchmarks import peaks
+
+    monkeypatch.setattr(peaks, "best", lambda work, device, repeats=10: 0.5)
+    peaks.measured.cache_clear()
+    found = peaks.measured("cpu")
+    peaks.measured.cache_clear()
+    assert found["float32_flops"] == 2 * 1024**3 / 0.5
+    assert found["memory_bytes"] == 2 * 2**27 / 0.5  # read and written
+
+
+# ---- the authors' code: here, a few lines that answer to the same names ----------------------------------------------
+
+CHECKOUT = {
+    "configs/paths_config.py": "model_paths = {}\n",
+    "criteria/lpips.py": """
+import torch
+import torchvision
+def features():
+    network = torchvision.models.alexnet(True)  # the first argument asks for a download
+    linear = torch.hub.load_state_dict_from_url("https://nowhere.invalid/alex.pth")
+    assert [w.shape[1] for w in linear.values()] == [64, 192, 384, 256, 256]
+    return network
+""",
+    "models/psp.py": """
+import time
+import torch
+class pSp(torch.nn.Module):
+    def __init__(self, opts):
+        super().__init__()
+        state = torch.load(opts.checkpoint_path, map_location="cpu")
+        assert state["latent_avg"].shape[0] == 2 * opts.output_size.bit_length() - 4
+        assert opts.start_from_encoded_w_plus and opts.input_nc == 4
+        self.encoder = torch.nn.Conv2d(4, 3, 1)
+    def forward(self, x, randomize_noise=True, resize=True):
+        time.sleep(0.01)
+        return self.encoder(x)
+""",
+    "training/coach_aging.py": """
+import time
+import torch
+from configs.paths_config import model_paths
+from criteria.lpips import features
+from models.psp import pSp
+class Coach:
+    def __init__(self, opts):
+        self.opts, self.global_step = opts, 0
+        self.net, self.lpips = pSp(opts), features()
+        assert torch.load(model_paths["ir_se50"])
+        assert "state_dict" in torch.load(model_paths["age_predictor"])
+        self.optimizer = torch.optim.SGD(self.net.encoder.parameters(), lr=opts.learning_rate)
+        self.train_dataset, _ = self.configure_datasets()
+    def train(self):
+        loader = torch.utils.data.DataLoader(self.train_dataset, batch_size=self.opts.batch_size)
+        while self.global_step < self.opts.max_steps:
+            for x, y in loader:
+                assert len(x) == self.opts.batch_size
+                self.optimizer.zero_grad()
+                self.net(torch.cat([x, x[:, :1]], 1)).mean().backward()
+                self.optimizer.step()
+                self.global_step += 1
+""",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name, text in CHECKOUT.items():
+        path = tmp_path / "SAM" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "SAM"
+
+
+@pytest.mark.parametrize("what", ["step", "inference"])
+def test_a_checkout_of_the_authors_is_timed_with_files_it_can_read(checkout, what):
+    options = ["--batch", "2", "--ages", "3", "--repeats", "2", "--warmup", "1", "--size", "tiny", "--device", "cpu"]
+    found = json.loads(run(["-m", "benchmarks.reference", str(checkout), what, *options]).stdout)
+    # each pass of this one takes 10 ms: a step has one, inference one for each of the three ages
+    if what == "step":
+        assert found["step_seconds"]["min"] >= 0.01
+        assert found["images_per_second"] == pytest.approx(2 / found["step_seconds"]["median"], rel=0.5)
+    else:
+        assert found["seconds"]["min"] >= 0.03
+        assert found["outputs_per_second"] == pytest.approx(6 / found["seconds"]["median"], rel=0.5)
+
+
+def test_what_is_no_checkout_is_refused(tmp_path):
+    program = ["-m", "benchmarks.reference", str(tmp_path), "step"]
+    done = subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode != 0
+    assert "models/psp.py" in done.stderr
+
+
 WITHOUT = (
     "import sys, importlib.abc\n"
     "class Absent(importlib.abc.MetaPathFinder):\n"
