@@ -124,8 +124,12 @@ class Paster:
             face = face.resize((side, side), Image.Resampling.LANCZOS)
         left, top, right, bottom = place.box
         affine = tuple(value * side for value in place.affine)
-        drawn = face.transform((right - left, bottom - top), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
-        change = np.asarray(drawn, np.float32) - self._pixels[place.slices]
+        size = (right - left, bottom - top)
+        drawn = [  # as floats: Pillow's transform of bytes cuts fractions off, half a level on average
+            band.convert("F").transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+            for band in face.split()
+        ]
+        change = np.stack([np.asarray(band) for band in drawn], -1) - self._pixels[place.slices]
         if self.match_colours and place.zone.any():
             change -= np.clip(np.median(change[place.zone], axis=0), -_MATCH, _MATCH)
         return change * place.weight[..., None]

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from sam_age.data.images import read_image, read_photo
 from sam_age.errors import InputError
@@ -118,3 +118,61 @@ def test_a_picture_that_would_fill_the_memory_is_refused(monkeypatch, scene):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match="far more pixels"):
         read_photo(stored(scene))
+
+
+def test_heic_and_jpeg_xl_name_the_plugin_that_reads_them(monkeypatch):
+    monkeypatch.setattr("sam_age.data.images.find_spec", lambda name: None)
+    for data, plugin in (
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "pillow-heif"),
+        (b"\xff\x0a\xfa\x1f", "pillow-jxl-plugin"),
+    ):
+        with pytest.raises(InputError, match=rf"photo\.x is .* pip install {plugin}"):
+            read_photo(data, name="photo.x")
+
+
+def test_heic_is_read_where_the_plugin_is_installed(scene):
+    plugin = pytest.importorskip("pillow_heif")
+    plugin.register_heif_opener()
+    large = scene.resize((240, 160), Image.Resampling.NEAREST)
+    got = read_photo(stored(large, "HEIF", quality=95)).image
+    assert got.size == large.size
+    assert np.abs(np.asarray(got, int) - np.asarray(large)).mean() < 4
+
+
+def test_alpha_greyness_and_profile_are_kept_beside_the_picture(scene):
+    clear = scene.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(scene.size))
+    photo = read_photo(stored(clear))
+    assert np.array_equal(np.asarray(photo.rgba), np.asarray(clear))
+    assert read_photo(stored(scene)).rgba is None
+    assert [read_photo(stored(scene.convert(mode))).grey for mode in ("L", "1", "RGB", "LA")] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert read_photo(stored(scene, icc_profile=b"some profile")).icc_profile == b"some profile"
+    assert read_photo(stored(scene)).icc_profile is None
+
+
+def test_a_picture_that_is_open_already_is_read_alike(scene):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = stored(scene.convert("CMYK"), "TIFF", exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        given = read_photo(image)
+    assert given.image.tobytes() == read_photo(data).image.tobytes()
+    assert given.orientation == 6
+
+
+def test_cmyk_goes_to_srgb_by_its_profile_and_a_broken_profile_does_no_harm(scene):
+    """There is no CMYK profile to be had offline; one that is none must not stop the picture."""
+    photo = read_photo(stored(scene.convert("CMYK"), "TIFF", icc_profile=b"not a profile"))
+    assert np.abs(np.asarray(photo.image, int) - np.asarray(scene)).max() <= 2
+    assert photo.icc_profile is None
+    muted = Image.blend(scene, Image.new("RGB", scene.size, "grey"), 0.6)  # near 0 a step of Lab's 8 bits is 18 levels
+    spaces = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    lab = ImageCms.profileToProfile(muted, *spaces, outputMode="LAB")
+    profile = ImageCms.ImageCmsProfile(spaces[1]).tobytes()
+    back = read_photo(stored(lab, "TIFF", icc_profile=profile)).image
+    assert np.abs(np.asarray(back, int) - np.asarray(muted)).max() <= 3

@@ -86,9 +86,9 @@ def _decoded(image: Image.Image, name: str) -> Photo:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            orientation = _orientation(image)  # before loading: Pillow turns TIFFs upright as it decodes them
             image.load()
-            orientation = _orientation(image)
-            upright = _upright(image, orientation)
+            upright = _upright(image, _orientation(image))
             rgb = _to_rgb(upright)
             grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
             own = image.mode not in ("CMYK", "LAB", "YCbCr", "HSV")  # else the profile is another space's
