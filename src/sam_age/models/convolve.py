@@ -101,6 +101,11 @@ def differentiable_twice() -> Iterator[None]:
         _Mode.twice = before
 
 
+def takes_second_gradients() -> bool:
+    """Whether `differentiable_twice` is on."""
+    return _Mode.twice
+
+
 @contextlib.contextmanager
 def weights_left_out() -> Iterator[None]:
     """Around `torch.autograd.grad` with respect to maps or styles alone, of what is `differentiable_twice`: an autograd

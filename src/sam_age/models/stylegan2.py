@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sam_age.models import fused as fast
 from sam_age.models.ops import (
     SQRT2,
     Blur,
@@ -116,6 +117,12 @@ class Generator(nn.Module):
         channel_max: widest layer; with a fractional multiplier this makes small models.
         blur_kernel: taps of the resampling filter.
         lr_mlp: learning-rate multiplier of the mapping network.
+        fused: Triton kernels for synthesis with frozen weights. "auto": where they serve (a GPU with Triton, bfloat16
+            or float32, no gradients for weights or of gradients); False: never; True: always, or say why not.
+        up_form: how the fused path doubles the resolution, one of `models.fused.convolutions.FORMS`; "auto": what is
+            fastest on the device, timed in the first calls.
+
+    `fused` and `up_form` are attributes too, and no part of `config`: they change no result beyond rounding.
 
     `latent_avg` (style_dim,) is the centre of W, used for truncation and as the start of w+ codes. It is
     not part of the state dict (rosinality keeps it beside); `sam_age.weights.load` sets it.
@@ -136,8 +143,11 @@ class Generator(nn.Module):
         channel_max: int = 512,
         blur_kernel: Sequence[float] = (1, 3, 3, 1),
         lr_mlp: float = 0.01,
+        fused: bool | str = "auto",
+        up_form: str = "auto",
     ) -> None:
         super().__init__()
+        self.fused, self.up_form = fused, up_form
         log_size = check_size(size)
         self.config = {
             "size": size,
@@ -210,7 +220,8 @@ class Generator(nn.Module):
             noise: "stored" (repeatable), "random", or n_noise maps.
             return_features: also give the activations before the last ToRGB.
         Returns:
-            (N, 3, size, size), nominally in [-1, 1] but not clipped; and (N, C, size, size) if asked.
+            (N, 3, size, size), nominally in [-1, 1] but not clipped; and (N, C, size, size) if asked. Under autocast
+            the plain path gives autocast's dtype, the fused one that of w_plus.
         """
         if w_plus.ndim != 3 or w_plus.shape[1:] != (self.n_latent, self.style_dim):
             raise ValueError(
@@ -218,6 +229,11 @@ class Generator(nn.Module):
             )
         batch = w_plus.shape[0]  # len() would fix the size of the batch in an exported graph
         maps = self.noise_maps(noise, batch)
+        if self._goes_fast(w_plus, maps):
+            from sam_age.models.fused.synthesis import synthesize
+
+            dtype = fast.compute_dtype(self, w_plus.device)
+            return synthesize(self, w_plus, maps, dtype, features=return_features)
         x = self.conv1(self.input(batch), w_plus[:, 0], maps[0])
         image = self.to_rgb1(x, w_plus[:, 1])
         for block, to_rgb in enumerate(self.to_rgbs):
@@ -226,6 +242,17 @@ class Generator(nn.Module):
             x = self.convs[2 * block + 1](x, w_plus[:, layer + 1], maps[layer + 1])
             image = to_rgb(x, w_plus[:, layer + 2], image)
         return (image, x) if return_features else image
+
+    def _goes_fast(self, w_plus: Tensor, maps: list[Tensor]) -> bool:
+        """Whether synthesis takes the fused path: here alone it is decided."""
+        if self.fused is False:
+            return False
+        if self.fused not in (True, "auto"):
+            raise ValueError(f'fused is True, False or "auto", not {self.fused!r}.')
+        reason = fast.reason_against(self, w_plus, maps)
+        if reason is not None and self.fused is True:
+            raise ValueError(f'The fused generator cannot run: {reason}. Set fused to "auto" or False.')
+        return reason is None
 
     def forward(
         self,

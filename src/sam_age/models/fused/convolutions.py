@@ -1,0 +1,169 @@
+"""The generator's convolutions with frozen weights, each with its epilogue: forward, and back to what went in.
+
+Weights are cast, scaled, turned and folded once. A gradient is a plain convolution with the flipped, transposed
+weight. For doubling the resolution there are three forms of the same thing, of which one is fastest for a shape and a
+device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sam_age.models.fused import launch
+from sam_age.models.fused.launch import LAST, Colours, Layer
+from sam_age.models.ops import fold
+
+FORMS = ("transposed", "subpixel", "folded")
+"""Doubling the resolution, I -> O channels from H x H pixels to 2H x 2H:
+
+transposed: a transposed convolution of stride 2 (18 I O H^2 operations), then the filter and the epilogue.
+subpixel: the same numbers from a 2 x 2 convolution with 4 O outputs, some of its taps zero (32 I O H^2).
+folded: filter and weight in one, a 3 x 3 convolution with 4 O outputs (72 I O H^2), then the epilogue alone.
+"""
+
+Sums = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class Convolution:
+    """A 3 x 3 convolution that keeps the resolution, and its epilogue.
+
+    Args:
+        weight: (O, I, 3, 3), float32, at its runtime scale.
+    """
+
+    def __init__(self, weight: Tensor, layer: Layer, dtype: torch.dtype) -> None:
+        self.layer = layer
+        self.inputs = weight.shape[1]
+        self.weight = _laid_out(weight, dtype)
+        self.back = _laid_out(weight.transpose(0, 1).flip(2, 3), dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        gain: Tensor,
+        noise: Tensor,
+        style: Tensor | None,
+        *,
+        colours: Colours | None = None,
+        rgb_style: Tensor | None = None,
+        below: Tensor | None = None,
+        keep: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """x (N, I, S, S) channels-last, times its styles -> z, picture: see `launch.epilogue`."""
+        convolved = F.conv2d(x, self.weight, padding=1).contiguous(memory_format=LAST)
+        given = {"colours": colours, "rgb_style": rgb_style, "below": below}
+        return launch.epilogue(convolved, self.layer, gain, noise, style, keep=keep, **given)
+
+    def backward(
+        self,
+        of_z: Tensor | None,
+        z: Tensor,
+        gain: Tensor,
+        noise: Tensor,
+        style: Tensor | None,
+        sums: Sums,
+        *,
+        colours: Colours | None = None,
+        rgb_style: Tensor | None = None,
+        of_rgb: Tensor | None = None,
+    ) -> Tensor:
+        """Gradients of z, which is overwritten, and of the picture -> of x; see `launch.epilogue_backward`."""
+        given = {"colours": colours, "rgb_style": rgb_style, "of_rgb": of_rgb}
+        of_convolved = launch.epilogue_backward(of_z, z, self.layer, gain, noise, style, sums=sums, **given)
+        return F.conv2d(of_convolved, self.back, padding=1).contiguous(memory_format=LAST)
+
+
+class UpConvolution:
+    """A modulated convolution that doubles the resolution, its filter and its epilogue, in any of `FORMS`.
+
+    Args:
+        weight: (O, I, 3, 3), float32, at its runtime scale.
+        kernel: (4, 4), the filter that follows.
+    """
+
+    def __init__(self, weight: Tensor, kernel: Tensor, layer: Layer, dtype: torch.dtype) -> None:
+        self.layer, self.dtype = layer, dtype
+        self.inputs = weight.shape[1]
+        self.plain, self.kernel = weight, kernel
+        self.weights: dict[tuple[str, bool], Tensor] = {}
+
+    def weight(self, form: str, *, back: bool) -> Tensor:
+        """Of one form and direction: made when it is first asked for."""
+        key = (form, back)
+        if key in self.weights:
+            return self.weights[key]
+        if form == "transposed":  # (I, O, 3, 3) either way, as a transposed convolution and its gradient take it
+            weight = self.plain.transpose(0, 1)
+        else:
+            weight = subpixel(self.plain) if form == "subpixel" else folded(self.plain, self.kernel)
+            weight = weight.transpose(0, 1).flip(2, 3) if back else weight
+        weight = _laid_out(weight, self.dtype)
+        if not capturing(weight):  # what is made in a recording lives in its memory
+            self.weights[key] = weight
+        return weight
+
+    def keep_only(self, form: str, *, back: bool) -> None:
+        """Let go of the weights of the forms that were not chosen."""
+        for other in FORMS:
+            if other != form:
+                self.weights.pop((other, back), None)
+
+    def forward(self, form: str, x: Tensor, gain: Tensor, noise: Tensor, style: Tensor) -> Tensor:
+        """x (N, I, H, H) channels-last, times its styles -> z (N, O, 2H, 2H)."""
+        weight = self.weight(form, back=False)
+        if form == "transposed":
+            spread = F.conv_transpose2d(x, weight, stride=2).contiguous(memory_format=LAST)
+            return launch.fir_epilogue(spread, self.layer, gain, noise, style)
+        convolved = F.conv2d(x, weight, padding=1).contiguous(memory_format=LAST)
+        if form == "subpixel":
+            return launch.fir_epilogue(convolved, self.layer, gain, noise, style, phases=True)
+        return launch.epilogue(convolved, self.layer, gain, noise, style, phases=True)[0]
+
+    def backward(
+        self, form: str, of_z: Tensor, z: Tensor, gain: Tensor, noise: Tensor, style: Tensor, sums: Sums
+    ) -> Tensor:
+        """Gradient of z -> of x."""
+        weight = self.weight(form, back=True)
+        given = (of_z, z, self.layer, gain, noise, style)
+        if form == "folded":
+            of_x = F.conv2d(launch.epilogue_backward(*given, phases=True, sums=sums), weight, padding=1)
+        elif form == "subpixel":
+            of_x = F.conv2d(launch.fir_epilogue_backward(*given, phases=True, sums=sums), weight)
+        else:
+            of_x = F.conv2d(launch.fir_epilogue_backward(*given, sums=sums), weight, stride=2)
+        return of_x.contiguous(memory_format=LAST)
+
+
+def subpixel(weight: Tensor) -> Tensor:
+    """A transposed convolution of stride 2 by phases: (O, I, 3, 3) -> (4 O, I, 2, 2), for `conv2d` with padding 1.
+
+    Even rows of its result take the taps 2 and 0 of one pixel and the next, odd ones tap 1 of the second alone; and so
+    do columns.
+    """
+    taps = ((2, 0), (None, 1))
+    phases = weight.new_zeros((2, 2, *weight.shape[:2], 2, 2))
+    for a in range(2):
+        for b in range(2):
+            for i, row in enumerate(taps[a]):
+                for j, column in enumerate(taps[b]):
+                    if row is not None and column is not None:
+                        phases[a, b, :, :, i, j] = weight[:, :, row, column]
+    return phases.flatten(0, 2)
+
+
+def folded(weight: Tensor, kernel: Tensor) -> Tensor:
+    """The same with the filter after it: (O, I, 3, 3), (4, 4) -> (4 O, I, 3, 3), for `conv2d` with padding 1."""
+    whole = fold(weight, kernel, flip=False)  # (O, I, 6, 6), of a transposed convolution with padding 2
+    phases = [whole[:, :, a : a + 5 : 2, b : b + 5 : 2].flip(2, 3) for a in range(2) for b in range(2)]
+    return torch.cat(phases)
+
+
+def capturing(x: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.to(dtype).contiguous(memory_format=LAST)

@@ -1,0 +1,282 @@
+"""The generator's fused path against the plain one. Without a GPU, Triton's interpreter runs the kernels, in a process
+of its own: it must be asked for before Triton is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sam_age.models import fused
+from sam_age.models.convolve import differentiable_twice
+from sam_age.models.ops import fir_kernel, up_convolve
+from sam_age.models.stylegan2 import Generator
+
+pytest.importorskip("triton")
+HERE = os.environ.get("TRITON_INTERPRET") == "1"
+in_the_interpreter = pytest.mark.skipif(not HERE, reason="run by test_the_kernels_in_the_interpreter")
+outside = pytest.mark.skipif(HERE, reason="the interpreter makes everything possible")
+TAPS = (1, 2, 4, 3)  # not symmetric: flips show
+
+
+def made_up(size: int, **kwargs) -> Generator:
+    """Frozen, 16 channels below its last two resolutions and 8 in these; noise, biases and negative styles count."""
+    torch.manual_seed(0)
+    options = {"style_dim": 16, "n_mlp": 1, "channel_multiplier": 8 * size / 16384, "channel_max": 16, **kwargs}
+    generator = Generator(size, blur_kernel=TAPS, **options)
+    for layer in (generator.conv1, *generator.convs):
+        torch.nn.init.constant_(layer.noise.weight, 0.3)
+        torch.nn.init.normal_(layer.activate.bias, std=0.3)
+    for to_rgb in (generator.to_rgb1, *generator.to_rgbs):
+        torch.nn.init.normal_(to_rgb.bias)
+    return generator.requires_grad_(False)
+
+
+def inputs(generator: Generator, count: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Codes, and noise of which every second map is shared by the batch."""
+    w_plus = torch.randn(count, generator.n_latent, generator.style_dim)
+    stored = generator.noise_maps("stored", 1)
+    return w_plus, [torch.randn(count if i % 2 else 1, *m.shape[1:]) for i, m in enumerate(stored)]
+
+
+def all_of(generator: Generator, w_plus: torch.Tensor, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Picture, last activations, and the gradient of both to the codes, float64."""
+    w_plus = w_plus.detach().requires_grad_()
+    picture, features = generator.synthesize(w_plus, maps, return_features=True)
+    draw = torch.Generator().manual_seed(1)
+    weights = [torch.randn(x.shape, generator=draw).to(x) for x in (picture, features)]
+    total = (picture * weights[0]).sum() + (features * weights[1]).sum()
+    return [x.detach().double() for x in (picture, features, *torch.autograd.grad(total, w_plus))]
+
+
+def distance(got: torch.Tensor, want: torch.Tensor) -> float:
+    return ((got - want).norm() / want.norm()).item()
+
+
+def in_float64(generator: Generator, w_plus: torch.Tensor, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    generator.fused = False
+    results = all_of(generator.double(), w_plus.double(), [noise.double() for noise in maps])
+    generator.float()
+    return results
+
+
+# ---- in the interpreter -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small that a map of 16 pixels takes several, along both axes."""
+    from sam_age.models.fused import launch
+
+    small = launch.Tiles(elements=256, back_elements=128, chunk=2, rows=8, filtered=64, back_filtered=64)
+    monkeypatch.setattr(launch, "tiles", small)
+
+
+@pytest.fixture
+def poisoned():
+    """Memory is full of NaN until something is written there."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@in_the_interpreter
+@pytest.mark.parametrize("form", ["transposed", "subpixel", "folded"])
+@pytest.mark.usefixtures("small_programs", "poisoned")
+def test_pictures_features_and_gradients_are_those_of_the_plain_path(form: str) -> None:
+    generator = made_up(16)
+    w_plus, maps = inputs(generator, 2)
+    want = in_float64(generator, w_plus, maps)
+    generator.fused, generator.up_form = True, form
+    for got, truth in zip(all_of(generator, w_plus, maps), want, strict=True):
+        assert distance(got, truth) < 3e-6
+    with torch.no_grad():  # nothing is kept, the last activations are not even written
+        assert distance(generator.synthesize(w_plus, maps).double(), want[0]) < 3e-6
+
+
+@in_the_interpreter
+def test_bfloat16_is_as_near_to_the_truth_as_plain_bfloat16() -> None:
+    generator = made_up(16)
+    w_plus, maps = inputs(generator, 3)
+    want = in_float64(generator, w_plus, maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = all_of(generator, w_plus, maps)
+        generator.fused = True
+        fast = all_of(generator, w_plus, maps)
+        assert generator.synthesize(w_plus, maps).dtype == torch.float32  # the picture is never rounded
+    # the interpreter cuts bfloat16 off where GPUs round it: twice the error
+    for got, other, truth in zip(fast, plain, want, strict=True):
+        assert distance(got, truth) < 2.5 * distance(other, truth)
+
+
+@in_the_interpreter
+def test_a_style_of_zero_takes_no_information_away() -> None:
+    generator = made_up(16)
+    w_plus, maps = inputs(generator, 2)
+    modulation = generator.convs[1].conv.modulation  # some channels of what the layer before makes
+    modulation.weight[:4] = 0
+    modulation.bias[:4] = 0
+    want = in_float64(generator, w_plus, maps)
+    generator.fused = True
+    for got, truth in zip(all_of(generator, w_plus, maps), want, strict=True):
+        assert distance(got, truth) < 3e-6
+
+
+@in_the_interpreter
+def test_changed_weights_are_noticed() -> None:
+    generator = made_up(8)
+    generator.fused = True
+    w_plus, maps = inputs(generator, 1)
+    before = generator.synthesize(w_plus, maps)
+    generator.conv1.conv.weight.mul_(torch.rand_like(generator.conv1.conv.weight))
+    after = generator.synthesize(w_plus, maps)
+    generator.fused = False
+    assert distance(after, generator.synthesize(w_plus, maps)) < 3e-6 < distance(before, after)
+
+
+@in_the_interpreter
+def test_gradients_of_gradients_are_refused_not_wrong() -> None:
+    generator = made_up(8)
+    generator.fused = True
+    w_plus, maps = inputs(generator, 1)
+    w_plus.requires_grad_()
+    picture = generator.synthesize(w_plus, maps)
+    with pytest.raises(RuntimeError, match=r"differentiable_twice\(\)"):
+        torch.autograd.grad(picture.sum(), w_plus, create_graph=True)
+
+
+@outside
+def test_the_kernels_in_the_interpreter() -> None:
+    """What is marked above, in a process where Triton interprets."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", __file__]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout, done.stdout[-500:]
+
+
+# ---- anywhere -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["subpixel", "folded"])
+def test_forms_of_doubling_are_the_transposed_convolution(form: str) -> None:
+    from sam_age.models.fused import convolutions
+
+    torch.manual_seed(0)
+    weight = torch.randn(6, 5, 3, 3, dtype=torch.float64)
+    x = torch.randn(2, 5, 8, 8, dtype=torch.float64)
+    kernel = fir_kernel(TAPS, 4.0).double()
+    if form == "subpixel":
+        y = F.conv2d(x, convolutions.subpixel(weight), padding=1)
+        want = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    else:
+        y = F.conv2d(x, convolutions.folded(weight, kernel), padding=1)
+        want = up_convolve(x, weight, kernel)
+    count, _, rows, columns = y.shape
+    phases = y.reshape(count, 2, 2, 6, rows, columns).permute(0, 3, 4, 1, 5, 2).reshape(count, 6, 2 * rows, -1)
+    torch.testing.assert_close(phases[..., : want.shape[2], : want.shape[3]], want)
+
+
+@outside
+def test_the_plain_path_is_taken_where_the_fused_one_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = made_up(8)
+    w_plus, maps = inputs(generator, 1)
+    assert "CUDA, not cpu" in fused.reason_against(generator, w_plus, maps)
+    generator.fused = True
+    with pytest.raises(ValueError, match=r"cannot run: it is for CUDA, not cpu. Set fused to"):
+        generator.synthesize(w_plus, maps)
+    generator.fused = "yes"
+    with pytest.raises(ValueError, match='True, False or "auto"'):
+        generator.synthesize(w_plus, maps)
+
+    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
+    assert fused.reason_against(generator, w_plus, maps) is None
+    with differentiable_twice():
+        assert "gradients of gradients" in fused.reason_against(generator, w_plus, maps)
+    with torch.autocast("cpu", torch.float16):
+        assert "float16" in fused.reason_against(generator, w_plus, maps)
+    maps[0].requires_grad_()
+    assert "noise" in fused.reason_against(generator, w_plus, maps)
+    maps[0] = torch.zeros(1, 1, 1, 1)
+    assert "one value a pixel" in fused.reason_against(generator, w_plus, maps)
+    maps[0] = torch.zeros(1, 1, 4, 4)
+    generator.conv1.requires_grad_()
+    assert "own parameters" in fused.reason_against(generator, w_plus, maps)
+    with torch.no_grad():
+        assert fused.reason_against(generator, w_plus, maps) is None
+    assert "eights" in fused.reason_against(made_up(8, channel_max=6), w_plus, maps)
+
+
+@outside
+def test_a_gpu_without_triton_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    generator = made_up(8)
+    w_plus, maps = inputs(generator, 1)
+    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    fused._triton_there.cache_clear()
+    generator.synthesize(w_plus, maps)
+    generator.synthesize(w_plus, maps)
+    fused._triton_there.cache_clear()
+    assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1
+    assert "Triton is not installed" in caplog.text
+
+
+def test_how_it_is_computed_is_no_part_of_the_networks_description() -> None:
+    assert not {"fused", "up_form"} & set(Generator(8, style_dim=8, channel_max=8, fused=False).config)
+
+
+COMPILE = """
+import re
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from sam_age.models.fused import kernels
+
+def binary(kernel, **constants):
+    maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
+    numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs"}
+    names, types, facts = kernel.arg_names, {}, {}
+    for i, name in enumerate(names):
+        if name in constants: types[name] = "constexpr"
+        elif name in numbers: types[name] = "i32"
+        elif re.fullmatch("g[0-3]", name): types[name] = "fp32"
+        else: types[name] = "*bf16" if name in maps else "*fp32"
+        if types[name][0] == "*" or name in ("channels", "step"): facts[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, types, {(names.index(k),): v for k, v in constants.items()}, facts)
+    return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
+
+block = {"BLOCK_P": 64, "BLOCK_C": 32}
+walk = {"ROWS": 16, "BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
+for text in (
+    binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block),
+    binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=2, **block),
+    binary(kernels.fir_epilogue, **walk),
+    binary(kernels.fir_epilogue_backward, **walk),
+):
+    assert not re.search(r"(ld|st)\\.global\\.b16", text), "maps are not read in 16 bytes"
+    assert re.search(r"st\\.global\\.v4\\.b32", text)
+print("compiled")
+"""
+
+
+@outside
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_hopper_gpu_and_read_16_bytes_at_a_time() -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    script = Path(os.environ.get("PYTEST_DEBUG_TEMPROOT", "/tmp"), f"sam_age_compile_{os.getpid()}.py")
+    script.write_text(COMPILE, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    script.unlink()
+    assert done.stdout.strip() == "compiled", done.stderr[-2000:]
