@@ -240,7 +240,7 @@ from sam_age.models.fused import kernels
 
 def binary(kernel, **constants):
     maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
-    numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs"}
+    numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs", "rows"}
     names, types, facts = kernel.arg_names, {}, {}
     for i, name in enumerate(names):
         if name in constants: types[name] = "constexpr"
@@ -252,7 +252,7 @@ def binary(kernel, **constants):
     return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
 
 block = {"BLOCK_P": 64, "BLOCK_C": 32}
-walk = {"ROWS": 16, "BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
+walk = {"BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
 for text in (
     binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block),
     binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=2, **block),

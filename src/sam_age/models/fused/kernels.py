@@ -27,7 +27,14 @@ SQRT2 = tl.constexpr(1.4142135623730951)
 SLOPE = tl.constexpr(0.2)
 TINY = tl.constexpr(1e-12)  # a style of 0 would lose the signs of y
 
-RUNTIME = ["bits", "noise_step", "side", "chunk"]  # no kernel of their own for 1, or for multiples of 16
+RUNTIME = [
+    "bits",
+    "noise_step",
+    "side",
+    "chunk",
+    "rows",
+    "programs",
+]  # no kernel of their own for 1, or for multiples of 16
 
 
 @triton.jit
@@ -246,11 +253,11 @@ def _along_row(spread, row, columns, c, side, channels, g0, g1, g2, g3, PHASES: 
     line = _along(row, columns)
     inside = (line >= 0) & (line <= side)
     here = spread + _spread_at(row, columns - 1, side, channels, PHASES)[:, None] + c[None, :]
-    total = g0 * tl.load(here, (inside & (columns >= 1))[:, None], 0.0).to(tl.float32)
+    total = g0 * tl.load(here, (inside & (columns >= 1) & (columns <= side + 1))[:, None], 0.0).to(tl.float32)
     here = spread + _spread_at(row, columns, side, channels, PHASES)[:, None] + c[None, :]
-    total += g1 * tl.load(here, inside[:, None], 0.0).to(tl.float32)
+    total += g1 * tl.load(here, (inside & (columns <= side))[:, None], 0.0).to(tl.float32)
     here = spread + _spread_at(row, columns + 1, side, channels, PHASES)[:, None] + c[None, :]
-    total += g2 * tl.load(here, inside[:, None], 0.0).to(tl.float32)
+    total += g2 * tl.load(here, (inside & (columns + 1 <= side))[:, None], 0.0).to(tl.float32)
     here = spread + _spread_at(row, columns + 2, side, channels, PHASES)[:, None] + c[None, :]
     total += g3 * tl.load(here, (inside & (columns + 2 <= side))[:, None], 0.0).to(tl.float32)
     return total
@@ -273,19 +280,19 @@ def fir_epilogue(
     channels,
     step,
     noise_step,
+    rows,  # of one program
     PHASES: tl.constexpr,
-    ROWS: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """The filter after a transposed convolution, and the rest of the layer.
 
-    A program walks down ROWS rows of BLOCK_W columns, and remembers the last three, each filtered along itself.
-    Grid: (side / ROWS * side / BLOCK_W, N, C / BLOCK_C).
+    A program walks down some rows of BLOCK_W columns, and remembers the last three, each filtered along itself.
+    Grid: (side / rows * ceil(side / BLOCK_W), N, C / BLOCK_C).
     """
     sample = tl.program_id(1).to(tl.int64)
-    blocks = side // BLOCK_W
-    top = tl.program_id(0) // blocks * ROWS
+    blocks = tl.cdiv(side, BLOCK_W)
+    top = tl.program_id(0) // blocks * rows
     columns = tl.program_id(0) % blocks * BLOCK_W + tl.arange(0, BLOCK_W)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     if PHASES:
@@ -301,14 +308,15 @@ def fir_epilogue(
     third = _along_row(spread, top - 1, columns, c, side, channels, g0, g1, g2, g3, PHASES)
     second = _along_row(spread, top, columns, c, side, channels, g0, g1, g2, g3, PHASES)
     last = _along_row(spread, top + 1, columns, c, side, channels, g0, g1, g2, g3, PHASES)
-    for row in range(top, top + ROWS):
+    there = columns < side
+    for row in range(top, top + rows):
         new = _along_row(spread, row + 2, columns, c, side, channels, g0, g1, g2, g3, PHASES)
         v = (g0 * third + g1 * second + g2 * last + g3 * new) * gain[None, :]
-        shift = amount * tl.load(noise + row * side + columns).to(tl.float32)
+        shift = amount * tl.load(noise + row * side + columns, there, 0.0).to(tl.float32)
         v += shift[:, None] + bias[None, :]
         z = tl.where(v > 0, v, v * SLOPE) * SQRT2 * style[None, :]
         here = ((row * side + columns) * channels)[:, None] + c[None, :]
-        tl.store(made + here, z.to(made.dtype.element_ty))
+        tl.store(made + here, z.to(made.dtype.element_ty), there[:, None])
         third, second, last = second, last, new
 
 
@@ -341,19 +349,19 @@ def fir_epilogue_backward(
     channels,
     step,
     noise_step,
+    rows,  # of one program
     PHASES: tl.constexpr,
-    ROWS: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Gradient of z -> of spread, and parts of the sums.
 
     As `fir_epilogue`, with the filter turned round. Grid: (strips * ceil((side + 2) / BLOCK_W), N, C / BLOCK_C), with
-    ceil((side + 2) / ROWS) strips; the plain layout ends one row and one column earlier.
+    ceil((side + 2) / rows) strips; the plain layout ends one row and one column earlier.
     """
     sample = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(side + 2, BLOCK_W)
-    top = tl.program_id(0) // blocks * ROWS
+    top = tl.program_id(0) // blocks * rows
     columns = tl.program_id(0) % blocks * BLOCK_W + tl.arange(0, BLOCK_W)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     if PHASES:
@@ -375,7 +383,7 @@ def fir_epilogue_backward(
     third = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     second = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     last = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
-    for row in range(top - 2, tl.minimum(top + ROWS, size) + 1):
+    for row in range(top - 2, tl.minimum(top + rows, size) + 1):
         line = _along(row, columns)
         inside = (line >= 0) & (line < side)
         # of the row's own columns, also what the sums need: each pixel is summed by one program
@@ -386,7 +394,7 @@ def fir_epilogue_backward(
         of_filtered = of_z * tl.where(y > 0, factor[None, :], (factor * SLOPE)[None, :])
         v = y * tl.where(y > 0, 1 / SQRT2, 1 / (SQRT2 * SLOPE))
         shift = amount * tl.load(noise + row * side + columns, inside & (columns < side), 0.0).to(tl.float32)
-        own = tl.where((row >= top) & (row < top + ROWS), 1.0, 0.0)
+        own = tl.where((row >= top) & (row < top + rows), 1.0, 0.0)
         for_style += own * of_z * y
         for_gain += own * of_filtered * (v - shift[:, None] - bias[None, :])
 
@@ -407,13 +415,14 @@ def fir_epilogue_backward(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def skip_backward(of_rgb, of_below, g0, g1, g2, g3, bits, BLOCK_P: tl.constexpr):
-    """Gradient of the picture -> of the one below: (planes, 4 P) -> (planes, P). Grid: (P / BLOCK_P, planes).
+    """Gradient of the picture -> of the one below: (planes, 4 P) -> (planes, P). Grid: (ceil(P / BLOCK_P), planes).
 
     bits: of the width below.
     """
     plane = tl.program_id(1).to(tl.int64)
     width = 1 << bits
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    there = pixel < width * width
     row, column = 2 * (pixel >> bits), 2 * (pixel & (width - 1))
     side = 2 * width
     of_rgb += plane * side * side
@@ -424,9 +433,9 @@ def skip_backward(of_rgb, of_below, g0, g1, g2, g3, bits, BLOCK_P: tl.constexpr)
         for j in tl.static_range(4):
             x = column + 2 - j
             tap_x = g0 if j == 0 else (g1 if j == 1 else (g2 if j == 2 else g3))
-            inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)
+            inside = there & (y >= 0) & (y < side) & (x >= 0) & (x < side)
             total += tap_y * tap_x * tl.load(of_rgb + y * side + x, inside, 0.0)
-    tl.store(of_below + plane * width * width + pixel, total)
+    tl.store(of_below + plane * width * width + pixel, total, there)
 
 
 @triton.jit
@@ -439,7 +448,7 @@ def _add_one(parts, out, programs, channels, BLOCK: tl.constexpr, BLOCK_C: tl.co
     tl.store(out + c, tl.sum(total, 0))
 
 
-@triton.jit(do_not_specialize=["programs"])
+@triton.jit(do_not_specialize=RUNTIME)
 def add_parts(
     parts,  # (N, programs, 3, C)
     of_gains,  # (N, step)

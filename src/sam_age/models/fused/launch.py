@@ -203,9 +203,9 @@ def epilogue_backward(
 
 
 def _filter_block(side: int, channels: int, elements: int) -> tuple[int, int, int]:
-    """Channels, columns and rows of a program with a filter."""
+    """Channels, columns and rows of a program with a filter: kernels of few shapes, which take long to compile."""
     width = min(_width(channels), 32)
-    return width, min(side, elements // width), min(side, tiles.rows)
+    return width, elements // width, min(side, tiles.rows)
 
 
 def fir_epilogue(
@@ -222,7 +222,7 @@ def fir_epilogue(
     side = 2 * (spread.shape[2] - 1) if phases else spread.shape[2] - 1
     made = _map(spread, count, channels, side, side)
     width, columns, rows = _filter_block(side, channels, tiles.filtered)
-    kernels.fir_epilogue[((side // rows) * (side // columns), count, channels // width)](
+    kernels.fir_epilogue[((side // rows) * -(-side // columns), count, channels // width)](
         spread,
         made,
         gain,
@@ -235,8 +235,8 @@ def fir_epilogue(
         channels,
         gain.stride(0),
         _noise_step(noise),
+        rows,
         PHASES=phases,
-        ROWS=rows,
         BLOCK_W=columns,
         BLOCK_C=width,
         num_warps=tiles.filter_warps,
@@ -277,8 +277,8 @@ def fir_epilogue_backward(
         channels,
         gain.stride(0),
         _noise_step(noise),
+        rows,
         PHASES=phases,
-        ROWS=rows,
         BLOCK_W=columns,
         BLOCK_C=width,
         num_warps=tiles.back_filter_warps,
@@ -292,9 +292,8 @@ def skip_backward(of_rgb: Tensor, taps: tuple[float, ...]) -> Tensor:
     count, planes, side = of_rgb.shape[:3]
     half = side // 2
     of_below = of_rgb.new_empty((count, planes, half, half))
-    block = min(half * half, 512)
-    kernels.skip_backward[(half * half // block, count * planes)](
-        of_rgb, of_below, *taps, _bits(half), BLOCK_P=block, num_warps=tiles.warps
+    kernels.skip_backward[(-(-half * half // 512), count * planes)](
+        of_rgb, of_below, *taps, _bits(half), BLOCK_P=512, num_warps=4
     )
     return of_below
 
@@ -313,7 +312,7 @@ def _add(parts: Tensor, sums: tuple[Tensor, Tensor | None, Tensor | None]) -> No
         of_gain.stride(0),
         STYLED=of_style is not None,
         RGB=of_rgb_style is not None,
-        BLOCK=min(64, 1 << (programs - 1).bit_length()),
+        BLOCK=64,
         BLOCK_C=width,
-        num_warps=tiles.warps,
+        num_warps=4,
     )
