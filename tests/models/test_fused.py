@@ -196,6 +196,7 @@ def test_the_plain_path_is_taken_where_the_fused_one_does_not_serve(monkeypatch:
         generator.synthesize(w_plus, maps)
 
     monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
+    monkeypatch.setattr(fused, "trouble", lambda device: None)
     assert fused.reason_against(generator, w_plus, maps) is None
     with differentiable_twice():
         assert "gradients of gradients" in fused.reason_against(generator, w_plus, maps)
@@ -219,12 +220,26 @@ def test_a_gpu_without_triton_is_told_once(monkeypatch: pytest.MonkeyPatch, capl
     w_plus, maps = inputs(generator, 1)
     monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
     monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
-    fused._triton_there.cache_clear()
+    fused.trouble.cache_clear()
     generator.synthesize(w_plus, maps)
     generator.synthesize(w_plus, maps)
-    fused._triton_there.cache_clear()
-    assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1
-    assert "Triton is not installed" in caplog.text
+    fused.trouble.cache_clear()
+    assert [record.message for record in caplog.records] == [
+        "Triton is not installed: the generator's slower plain path is taken. `pip install triton` helps."
+    ]
+
+
+@outside
+def test_where_triton_cannot_compile_the_plain_path_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = made_up(8)
+    w_plus, maps = inputs(generator, 1)
+    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU: Triton finds none, and raises
+    fused.trouble.cache_clear()
+    generator.synthesize(w_plus, maps)
+    fused.trouble.cache_clear()
+    assert caplog.text.count("Triton does not run here") == 1
 
 
 def test_how_it_is_computed_is_no_part_of_the_networks_description() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -54,7 +55,9 @@ def reason_against(generator: Generator, w_plus: Tensor, maps: list[Tensor]) -> 
         return "codes, noise and weights are on different devices"  # the plain path says so in PyTorch's words
     if any(noise.shape[:2] not in ((1, 1), (len(w_plus), 1)) for noise in maps) or not _sides_fit(maps):
         return "the noise is not one value a pixel"
-    return None if _triton_there() else "Triton is not installed"
+    if dtype == torch.bfloat16 and w_plus.is_cuda and torch.cuda.get_device_capability(w_plus.device)[0] < 8:
+        return "this GPU has no bfloat16"
+    return trouble(w_plus.device)
 
 
 def _sides_fit(maps: list[Tensor]) -> bool:
@@ -67,13 +70,29 @@ def synthesis_parameters(generator: Generator) -> list[Tensor]:
     return [parameter for part in parts for parameter in part.parameters()]
 
 
-@lru_cache(maxsize=1)
-def _triton_there() -> bool:
-    """Said once, where there is a GPU that it would serve."""
-    if importlib.util.find_spec("triton") is not None:
-        return True
-    log.warning("Triton is not installed: the generator's slower plain path is taken. `pip install triton` helps.")
-    return False
+@lru_cache
+def trouble(device: torch.device) -> str | None:
+    """What keeps Triton from running on a GPU, if anything: tried once, and told once."""
+    if importlib.util.find_spec("triton") is None:
+        reason, help_ = "Triton is not installed", "`pip install triton` helps."
+    else:
+        try:
+            _try(device)
+        except Exception as error:  # a missing C compiler, a GPU too old, ...: whatever it is, the plain path goes
+            reason = f"Triton does not run here ({type(error).__name__}: {str(error).strip().splitlines()[-1:]})"
+            help_ = "It needs a C compiler (gcc) and a GPU from Volta on."
+        else:
+            return None
+    log.warning("%s: the generator's slower plain path is taken. %s", reason, help_)
+    return reason
+
+
+def _try(device: torch.device) -> None:
+    """Run the smallest kernel."""
+    from sam_age.models.fused.launch import skip_backward
+
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        skip_backward(torch.zeros(1, 1, 2, 2, device=device), (0.0, 1.0, 1.0, 0.0))
 
 
 def _interpreted() -> bool:
