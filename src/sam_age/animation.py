@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,7 @@ _KEPT = 256  # drawn frames kept for their second showing: 0.8 GB at 1024 pixels
 # H.264 as every browser and phone plays it; colours tagged, or players would guess by the picture's size
 _COLOURS = [part for tag in ("colorspace", "color_primaries", "color_trc") for part in (f"-{tag}", "bt709")]
 _SCALE = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
-_H264 = ["-crf", "17", "-preset", "medium", "-movflags", "+faststart", *_SCALE, *_COLOURS]
+H264 = ["-crf", "17", "-preset", "medium", "-movflags", "+faststart", *_SCALE, *_COLOURS]
 
 
 def frame_ages(ages: Sequence[float], frames: int, loop: str = "bounce") -> list[float]:
@@ -180,7 +181,7 @@ def check_film(path: Path, fps: float) -> None:
     if not (isinstance(fps, int | float) and 1 <= fps <= _MOST_FPS[suffix]):
         raise InputError(f"fps of a {suffix} is a number from 1 to {_MOST_FPS[suffix]}, not {fps!r}.")
     if suffix == ".mp4":
-        _encoder()
+        ffmpeg()
 
 
 def write_film(
@@ -242,12 +243,13 @@ def even(pixels: np.ndarray) -> np.ndarray:
     return np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], "edge")
 
 
-def _encoder():  # noqa: ANN202 a module
+def ffmpeg() -> ModuleType:
+    """imageio-ffmpeg, or what to install."""
     try:
         import imageio_ffmpeg
     except ImportError:
         raise InputError(
-            "Writing .mp4 needs imageio-ffmpeg: pip install 'sam-age[video]', or write a .gif or .webp."
+            "An .mp4 needs imageio-ffmpeg: pip install 'sam-age[video]', or write a .gif or .webp."
         ) from None
     return imageio_ffmpeg
 
@@ -256,9 +258,9 @@ def _write_mp4(path: Path, frames: Iterator[Image.Image], fps: float) -> None:
     part = path.with_name(f".{path.stem}.part.mp4")
     first = even(np.asarray(next(frames)))
     height, width, _ = first.shape
-    writer = _encoder().write_frames(
+    writer = ffmpeg().write_frames(
         str(part), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=1,
-        ffmpeg_log_level="error", output_params=_H264,
+        ffmpeg_log_level="error", output_params=H264,
     )  # fmt: skip
     try:
         writer.send(None)

@@ -101,9 +101,15 @@ class Paster:
             whole[place.slices] += place.weight
         return Image.fromarray(np.ceil(np.clip(whole, 0, 1) * 255).astype(np.uint8))
 
-    def paste(self, pictures: Sequence[Image.Image]) -> Image.Image:
-        """The photograph with these faces, one a quad, of any size: RGB, L where it was grey, RGBA with its alpha."""
+    def paste(self, pictures: Sequence[Image.Image], strengths: Sequence[float] | None = None) -> Image.Image:
+        """The photograph with these faces, one a quad, of any size: RGB, L where it was grey, RGBA with its alpha.
+
+        Args:
+            strengths: how much of each face shows, 0 to 1; None: all of it.
+        """
         changes = [self._change(place, face) for place, face in zip(self._places, pictures, strict=True)]
+        for change, strength in zip(changes, strengths or (), strict=strengths is not None):
+            change *= strength
         result = self._pixels.copy()
         for place in self._places:
             total = np.zeros((*place.weight.shape, 3), np.float32)
@@ -258,7 +264,19 @@ def age_photo(
     region: str = "head",
     match_colours: bool = True,
 ) -> AgedPhoto:
-    """What `AgingPipeline.photo` does."""
+    """Age faces within a photograph: each is put back where it was, the rest stays as it is.
+
+    Args:
+        photo: a path, a file's bytes, or a picture.
+        ages: target ages, years, 0 to 100.
+        faces: "all", "largest", or numbers of faces, the largest being 0.
+        region: "head" puts hair and all back, "face" the skin alone.
+        match_colours: take out a difference in colour at the mask's edge.
+    Returns:
+        `images` of the photograph's size, one per age; the aged `faces`; the `mask`.
+    Raises:
+        InputError: not an image, no face in it, or an age or number that is none.
+    """
     from sam_age.pipeline import check_ages, choose
 
     ages = check_ages(ages)

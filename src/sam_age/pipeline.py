@@ -27,6 +27,7 @@ from sam_age.weights import BUNDLE, KNOWN, load
 if TYPE_CHECKING:
     from sam_age.data.detect import Face, FaceDetector
     from sam_age.photos import AgedPhoto
+    from sam_age.video import AgedVideo
 
 ALIGN = ("auto", "always", "never")
 FACES = ("largest", "all")
@@ -210,19 +211,7 @@ class AgingPipeline(EditingMethods):
         region: str = "head",
         match_colours: bool = True,
     ) -> AgedPhoto:
-        """Age faces within a photograph: each is put back where it was, the rest stays as it is.
-
-        Args:
-            photo: a path, a file's bytes, or a picture.
-            ages: target ages, years, 0 to 100.
-            faces: "all", "largest", or numbers of faces, the largest being 0.
-            region: "head" puts hair and all back, "face" the skin alone.
-            match_colours: take out a difference in colour at the mask's edge.
-        Returns:
-            `images` of the photograph's size, one per age; the aged `faces`; the `mask`.
-        Raises:
-            InputError: not an image, no face in it, or an age or number that is none.
-        """
+        """Age faces within a photograph: each is put back where it was, the rest stays: `sam_age.photos.age_photo`."""
         from sam_age.photos import age_photo
 
         return age_photo(self, photo, ages, faces=faces, region=region, match_colours=match_colours)
@@ -232,6 +221,14 @@ class AgingPipeline(EditingMethods):
         from sam_age.animation import animate
 
         return animate(self, photo, path, **options)
+
+    def video(
+        self, clip: str | Path, path: str | Path, ages: float | Sequence[float], **options: Any
+    ) -> AgedVideo:  # fmt: skip
+        """Age the faces of a clip, followed and steadied from frame to frame: `sam_age.video.age_video`."""
+        from sam_age.video import age_video
+
+        return age_video(self, clip, path, ages, **options)
 
     def find_faces(
         self, image: Image.Image, *, align: str = "auto", faces: Which = "largest", name: str = "the picture"
