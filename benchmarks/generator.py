@@ -1,6 +1,6 @@
 """The generator alone: its plain and fused paths, whole and layer by layer, against what the card can do.
 
-    python -m benchmarks.generator > generator.json      all of it, 90 seconds on an H200
+    python -m benchmarks.generator > generator.json      all of it, meant for 90 seconds on an H200
     python -m benchmarks.generator --parts equal whole --batch 6
     python -m benchmarks.generator --parts tiles         other shapes of programs, for `models.fused.launch.Tiles`
     python -m benchmarks.generator --parts predict       what is expected, without a GPU

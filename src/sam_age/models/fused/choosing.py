@@ -38,10 +38,12 @@ def choose(up: UpConvolution, x: Tensor, side: int, wanted: str, work: Callable[
         return chosen[key]
     if not x.is_cuda or capturing(x) or torch.are_deterministic_algorithms_enabled():
         return UNMEASURED[back]
+    before = set(up.weights)
     milliseconds = {form: _time(lambda form=form: work(form)) for form in FORMS}
     form = min(milliseconds, key=milliseconds.__getitem__)
     chosen[key] = form
-    up.keep_only(form, back=back)
+    for other in set(up.weights) - before - {(form, back)}:  # made to be tried; a recording may hold those of before
+        del up.weights[other]
     told = ", ".join(f"{name} {value:.3f} ms" for name, value in milliseconds.items())
     log.debug("%s %d -> %d channels to %d pixels, batch %d: %s", "Back" if back else "Up", *key[3:6], key[2], told)
     return form

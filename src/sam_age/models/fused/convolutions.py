@@ -104,12 +104,6 @@ class UpConvolution:
             self.weights[key] = weight
         return weight
 
-    def keep_only(self, form: str, *, back: bool) -> None:
-        """Let go of the weights of the forms that were not chosen."""
-        for other in FORMS:
-            if other != form:
-                self.weights.pop((other, back), None)
-
     def forward(self, form: str, x: Tensor, gain: Tensor, noise: Tensor, style: Tensor) -> Tensor:
         """x (N, I, H, H) channels-last, times its styles -> z (N, O, 2H, 2H)."""
         weight = self.weight(form, back=False)
