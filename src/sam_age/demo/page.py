@@ -55,10 +55,10 @@ class _Page:
         self.sitting = gr.State(None, time_to_live=FORGET_AFTER)
         self.borrowed = gr.State(None, time_to_live=FORGET_AFTER)
         gr.HTML(view.header(note))
-        with gr.Row():
+        with gr.Row(elem_id="sa-top"):
             with gr.Column(scale=3, min_width=280):
                 self._whose()
-            with gr.Column(scale=7, min_width=440):
+            with gr.Column(scale=7, min_width=300):
                 self._at_which_age()
         self._more()
         self._connect()
@@ -99,17 +99,12 @@ class _Page:
                     "Draw all ages with these settings", size="sm", elem_id="sa-again", elem_classes="sa-small"
                 )
             with gr.Tab("Film"):
-                with gr.Row():
-                    self.kind = gr.Radio(
-                        [("WebP", "webp"), ("GIF", "gif")], value="webp", label="Kind of file", scale=2
-                    )
-                    self.make = gr.Button(
-                        "Make the film", variant="primary", elem_id="sa-make", elem_classes="sa-small"
-                    )
+                self.kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Kind of file")
+                self.make = gr.Button("Make the film", variant="primary", elem_id="sa-make", elem_classes="sa-small")
                 self.film = gr.HTML(js_on_load=view.CLICKS, elem_id="sa-filmed", elem_classes="sa-maybe")
             with gr.Tab("Borrow a look"), gr.Row():
                 with gr.Column(scale=3, min_width=280):
-                    self.other = _drop("Another face: its colours and textures are borrowed", "sa-other")
+                    self.other = _drop("Another face", "sa-other")
                     self.others = gr.HTML(
                         view.samples(self.studio.samples, "Look of portrait"), js_on_load=view.CLICKS,
                         visible=bool(self.studio.samples), elem_id="sa-others",
@@ -281,10 +276,17 @@ def _title(text: str) -> None:
     gr.HTML(f"<h2>{text}</h2>", elem_classes="sa-title")
 
 
+class _Upload(gr.File):
+    """Gradio's own leaves an empty file behind with every upload, and the file itself where it refuses its suffix."""
+
+    is_template = True  # to Gradio: drawn in the browser as its parent is
+
+    def preprocess(self, payload: Any) -> str:
+        return getattr(payload, "path", "")
+
+
 def _drop(label: str, name: str) -> gr.File:
-    return gr.File(
-        label=label, file_types=list(SUFFIXES), type="filepath", height=150, elem_id=name, elem_classes="sa-drop"
-    )
+    return _Upload(label=label, file_types=list(SUFFIXES), height=150, elem_id=name, elem_classes="sa-drop")
 
 
 def _take(path: str) -> bytes:

@@ -125,10 +125,10 @@ Drop a photo on the left, or pick one of the portraits.</p></div>"""
 def save(source: str, stem: str, picture: Image.Image | str) -> str:
     """A button that saves a picture of the page. picture: it, for its kind; or the kind."""
     kind = picture if isinstance(picture, str) else ("png" if max(picture.size) <= 512 else "webp")
-    name = "jpg" if kind == "jpeg" else kind
+    name, said = ("jpg" if kind == "jpeg" else kind), {"webp": "WebP"}.get(kind, kind.upper())
     return (
         f'<button type="button" class="sa-save" data-save="{stem}.{name}" data-from="{source}" '
-        f'aria-label="Save {stem.replace("_", " ")} as {kind.upper()}">Save {kind.upper()}</button>'
+        f'aria-label="Save {stem.replace("_", " ")} as {said}">Save {said}</button>'
     )
 
 
@@ -166,6 +166,9 @@ alt="The photo with the chosen face at the age of {age:.0f}">
 
 def reference(face: Image.Image | None) -> str:
     if face is None:
-        return '<p class="sa-hint">None yet: colours and textures stay the model\'s own.</p>'
+        return (
+            '<p class="sa-hint">Pick a face, or drop a photo of one: its colours and textures come over, '
+            "as much of them as “Borrowed look” says.</p>"
+        )
     return f"""<figure class="sa-reference"><img src="{thumbnail(face)}" alt="The face whose look is borrowed">
 <figcaption>Colours and textures come from this face.</figcaption></figure>"""

@@ -1,0 +1,210 @@
+"""The page in a browser: a photo is dropped, the slider moved, strangers' files are refused. Needs Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from sam_age.demo.studio import Limits, Studio
+from sam_age.pipeline import AgingPipeline
+from tests.demo.test_studio import HOSTILE, png
+from tests.standin import Mirror
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+browser_needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+class Brightness(torch.nn.Module):
+    """Reads an age off the mean level: 0 for black, 100 for white."""
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        return (faces.mean((1, 2, 3)) + 1) * 50
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    from sam_age.demo.serve import running
+
+    samples = [Image.new("RGB", (256, 256), colour) for colour in ("#804020", "#205080")]
+    pipeline = AgingPipeline(Mirror(shift=0.5), age_net=Brightness())
+    with running(Studio(pipeline, samples, Limits(megabytes=1, megapixels=4)), "A test.") as address:
+        yield address.rstrip("/")
+    assert not Path(TEMPORARY[0]).exists()  # what was uploaded went with the page
+
+
+TEMPORARY: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator:
+    TEMPORARY[:] = [os.environ["GRADIO_TEMP_DIR"]]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(15_000)
+        page.elsewhere = []
+        page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or page.elsewhere.append(r.url))
+        page.goto(address)
+        page.wait_for_selector("#sa-age input[type=range]")
+        yield page
+        browser.close()
+
+
+def aged(page) -> np.ndarray:
+    """The picture that is shown."""
+    source = page.get_attribute("#sa-aged", "src")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"), int)
+
+
+def drop(page, name: str, content: bytes) -> None:
+    page.set_input_files("#sa-upload input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def uploads() -> list[Path]:
+    return [path for path in Path(TEMPORARY[0]).rglob("*") if path.is_file()]
+
+
+@browser_needed
+def test_upload_slide_and_look(page, tmp_path) -> None:
+    drop(page, "astronaut.png", png(Image.fromarray(data.astronaut())))
+    page.wait_for_selector("#sa-found figure")
+    assert "One face found" in page.inner_text("#sa-found")
+    page.wait_for_selector("#sa-aged[alt*='age of 70']")
+    at_70 = aged(page)
+
+    slider = page.locator("#sa-age input[type=range]")
+    slider.focus()
+    for _ in range(5):  # by keyboard
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("#sa-aged[alt*='age of 65']")
+    darker = at_70 - aged(page)  # the stand-in brightens by half a level a year
+    assert np.median(darker) == pytest.approx(2.5, abs=0.5)
+    assert "looks" in page.inner_text("#sa-pair")
+
+    page.wait_for_selector("#sa-sheet", state="attached")  # all ages were drawn
+    assert page.locator("#sa-ages li img").count() == 11
+    page.click("#sa-ages [data-pick='20']")
+    page.wait_for_selector("#sa-aged[alt*='age of 20']")
+    with page.expect_download() as download:
+        page.click("#sa-pair [data-save]")
+    assert download.value.suggested_filename == "age_020.png"
+    assert (np.asarray(Image.open(download.value.path()), int) == aged(page)).all()
+
+    page.screenshot(path=tmp_path / "page.png")  # it is a page, not a blank
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "page.png")))) > 100
+    unnamed = page.evaluate("""[...document.querySelectorAll('main button, .gradio-container button')].filter(
+        b => b.offsetParent && !(b.innerText.trim() || b.getAttribute('aria-label') || b.title)).length""")
+    assert unnamed == 0
+    assert page.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")
+    assert uploads() == []
+
+
+@browser_needed
+def test_film_dial_reference_and_the_photo_itself(page) -> None:
+    page.get_by_role("tab", name="Film").click()
+    page.click("#sa-make")
+    page.wait_for_selector("#sa-film")
+    assert page.evaluate("document.getElementById('sa-film').naturalWidth") == 256
+
+    before = aged(page)
+    page.get_by_role("tab", name="Borrow a look").click()
+    page.click("#sa-others [data-pick='1']")
+    page.wait_for_function(
+        "src => document.getElementById('sa-aged').src != src", arg=page.get_attribute("#sa-aged", "src")
+    )
+    assert (aged(page) != before).any()
+
+    page.get_by_role("tab", name="In the photo").click()
+    page.click("#sa-place")
+    page.wait_for_selector("#sa-whole")
+    assert page.evaluate("document.getElementById('sa-whole').naturalWidth") == 512
+    assert uploads() == []
+
+
+@browser_needed
+@pytest.mark.parametrize("kind", ["text", "bomb"])
+def test_a_hostile_upload_named_png_is_refused_with_a_message(page, kind: str) -> None:
+    given, message = HOSTILE[kind]
+    drop(page, "portrait.png", given)
+    page.locator("#sa-notice [role=alert]", has_text=message).wait_for()
+    assert uploads() == []
+    page.click("[data-pick='0']")  # the page goes on
+    page.locator("#sa-notice [role=alert]").wait_for(state="detached")
+
+
+@browser_needed
+@pytest.mark.parametrize(("name", "kind", "message"), [("photo.png", "large", "size"), ("a.svg", "svg", "type")])
+def test_a_file_too_large_or_of_another_type_is_refused_with_a_message(
+    page, name: str, kind: str, message: str
+) -> None:
+    drop(page, name, HOSTILE[kind][0])
+    page.locator("[data-testid=toast-body]", has_text=message).first.wait_for()
+    assert uploads() == []
+
+
+@browser_needed
+def test_nothing_came_from_elsewhere(page) -> None:
+    assert page.elsewhere == []
+
+
+# ---- past the page: what a program may send --------------------------------------------------------------------------
+
+
+def call(address: str, path: str, body: dict | None = None, **headers: str) -> tuple[int, str, dict]:
+    given = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, given, {"content-type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode(errors="replace"), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace"), dict(error.headers)
+
+
+def test_no_file_of_this_machine_is_given_out_or_taken_by_its_path(address: str) -> None:
+    secret = Path(__file__).resolve()
+    for where in (
+        f"/gradio_api/file={secret}",
+        f"/file={secret}",
+        f"/gradio_api/file={os.environ['GRADIO_TEMP_DIR']}/../x",
+    ):
+        status, body, _ = call(address, where)
+        assert status in (403, 404)
+        assert "Needs Chromium" not in body
+
+    config = json.loads(call(address, "/config")[1])
+    number = next(d["id"] for d in config["dependencies"] if any("upload" in target for target in d["targets"]))
+    for path in (str(secret), "http://127.0.0.1:9/face.png", "../../etc/passwd"):
+        given = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None]
+        status, body, _ = call(
+            address, "/gradio_api/queue/join", {"data": given, "fn_index": number, "session_hash": "s"}
+        )
+        if status == 200:
+            with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash=s", timeout=20) as events:
+                body = next(line for line in map(bytes.decode, events) if "process_completed" in line)
+            assert json.loads(body[6:])["success"] is False
+        assert "Needs Chromium" not in body
+
+
+def test_only_this_machine_is_answered_and_browsers_are_told_to_fetch_nothing(address: str) -> None:
+    assert address.startswith("http://127.0.0.1:")
+    status, _, headers = call(address, "/")
+    assert status == 200
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    status, _, _ = call(address, "/", Host="evil.example")  # a name that a stranger points here
+    assert status == 400
