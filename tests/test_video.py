@@ -16,7 +16,7 @@ from skimage import data
 from sam_age.data.align import align
 from sam_age.errors import InputError
 from sam_age.pipeline import AgingPipeline
-from sam_age.video import AgedFrames, Cast, choose_tracks, find_cast, flicker
+from sam_age.video import AgedFrames, Cast, cast_sheet, choose_tracks, find_cast, flicker
 from tests.moving import FPS, Stamp, camera, run, shot, true_quad, wall
 from tests.standin import Mirror
 
@@ -130,6 +130,7 @@ def test_a_cut_ends_a_track_and_frames_without_a_face_stay_as_they_are(pipeline,
         (14, 22, False, False),
     ]
     assert sorted(choose_tracks("largest", cast)) == [0, 1]
+    assert cast_sheet(clip, cast, 64).width == 2 * 64 + 3 * 4
     drawn = AgedFrames(pipeline, clip, cast, [0, 1], [60])
     made = list(drawn)
     assert drawn.aged == 16
@@ -223,6 +224,18 @@ def test_variable_rates_are_laid_out_evenly_and_oblong_pixels_made_square(folder
     assert len(shown) * float(1 / clip.fps) == pytest.approx(COUNT / FPS, abs=0.12)
     still = [np.array_equal(a, b) for a, b in pairwise(shown)]
     assert sum(still) >= COUNT // 3  # those that show longer are repeated
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(240, "bt601"), (720, "bt709")])
+def test_colours_that_say_nothing_of_themselves_are_read_as_players_show_them(tmp_path, height, matrix) -> None:
+    colour = (200, 60, 30)
+    path, flat = tmp_path / "flat.mp4", np.full((height, 320, 3), colour, np.uint8)
+    into = f"scale=out_color_matrix={matrix},format=yuv420p,setparams=colorspace=unknown"
+    run("-f", "lavfi", "-i", f"color=0xC83C1E:s=320x{height}:d=0.1,format=rgb24", "-vf", into, str(path))
+    (shown, *_) = open_clip(path).frames()
+    assert np.abs(shown.astype(int) - flat).max() <= 3
+    (again, *_) = open_clip(write_clip(tmp_path / "again.mp4", iter([shown]), open_clip(path))).frames()
+    assert np.abs(again.astype(int) - flat).max() <= 4
 
 
 def test_pictures_that_begin_after_the_sound_stay_with_it(folder, frames) -> None:

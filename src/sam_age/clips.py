@@ -157,10 +157,12 @@ def _rate(video: str) -> tuple[Fraction, bool]:
 def _filters(video: str, fps: Fraction) -> str:
     """From what is stored to upright RGB with square pixels at a constant rate, from the film's first moment on."""
     steps = [f"fps={fps.numerator}/{fps.denominator}:start_time=0"]
+    if re.search(r"(top|bottom) (first|coded)", video):  # two half pictures in one frame: combs where something moves
+        steps.insert(0, "bwdif=mode=send_frame:deint=interlaced")
     shape = re.search(r"SAR (\d+):(\d+)", video)
     if shape and shape[1] != shape[2] and "0" not in (shape[1], shape[2]):
         steps.append("scale='max(2,trunc(iw*sar/2+0.5)*2)':ih,setsar=1")
-    height = int(re.search(r"\d+x(\d+)", video.split(" Video: ")[1])[1])
+    height = int(re.search(r", \d+x(\d+)", video)[1])
     tagged = re.search(r"bt709|bt470bg|smpte170m|bt2020|fcc|smpte240m|gbr", video)
     matrix = "" if tagged else f"in_color_matrix={'bt709' if height >= 720 else 'bt601'}:"  # as players take it
     return ",".join([*steps, f"scale={matrix}{_PRECISE}", "format=rgb24"])

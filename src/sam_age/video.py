@@ -31,6 +31,7 @@ from sam_age.data.align import align
 from sam_age.errors import InputError
 from sam_age.models.sam import FACE_SIZE
 from sam_age.photos import REGIONS, Paster
+from sam_age.sheets import Cell, sheet
 from sam_age.tracking import Track, Tracker, kernel
 
 if TYPE_CHECKING:
@@ -129,6 +130,29 @@ def find_cast(pipeline: AgingPipeline, clip: str | Path | Clip, *, progress: boo
     return Cast(tracker.finish(), tracker.cuts, tracker.frames)
 
 
+def cast_sheet(clip: str | Path | Clip, cast: Cast, cell: int = 160) -> Image.Image:
+    """The face of each track, with its number and its time: what `faces=` may be."""
+    film = clip if isinstance(clip, Clip) else open_clip(clip)
+    middles = {number: _middle(track) for number, track in enumerate(cast.tracks)}
+    cells: dict[int, Cell] = {}
+    for frame, pixels in enumerate(film.frames()):
+        for number in [number for number, middle in middles.items() if middle == frame]:
+            track = cast.tracks[number]
+            face = align(Image.fromarray(pixels), track.found[frame - track.start], FACE_SIZE)
+            begin, end = (float(at / film.fps) for at in (track.start, track.stop))
+            cells[number] = (face, f"{number}\n{begin:.1f}-{end:.1f} s")
+        if frame >= max(middles.values(), default=0):
+            break
+    faces = [cells[number] for number in sorted(cells)]
+    return sheet([faces[start : start + 8] for start in range(0, len(faces), 8)], cell)
+
+
+def _middle(track: Track) -> int:
+    """The number of the frame in the middle of those where it was found."""
+    seen = np.flatnonzero(np.isfinite(track.found).all((1, 2)))
+    return track.start + int(seen[len(seen) // 2])
+
+
 def choose_tracks(which: Which, cast: Cast, name: str = "the clip") -> list[int]:
     """Numbers of tracks; of "largest" those of whom no larger is in the same frames."""
     from sam_age.pipeline import choose
@@ -224,6 +248,8 @@ class AgedFrames:
         try:
             known = 0  # codes are there of frames before this
             for number, frame in enumerate(trailing):
+                if number >= self.cast.frames:
+                    raise InputError(f"{self.clip.path} has more frames than its cast: that is another clip's.")
                 while known <= min(number + self._reach, self.cast.frames - 1):
                     known = next(encoded, self.cast.frames)
                 waiting.append((frame, number))
