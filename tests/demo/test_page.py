@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -175,7 +176,9 @@ def call(address: str, path: str, body: dict | None = None, **headers: str) -> t
         return error.code, error.read().decode(errors="replace"), dict(error.headers)
 
 
-def test_no_file_of_this_machine_is_given_out_or_taken_by_its_path(address: str) -> None:
+def test_no_file_of_this_machine_is_given_out_or_taken_by_its_path_and_no_address_fetched(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = Path(__file__).resolve()
     for where in (
         f"/gradio_api/file={secret}",
@@ -186,18 +189,20 @@ def test_no_file_of_this_machine_is_given_out_or_taken_by_its_path(address: str)
         assert status in (403, 404)
         assert "Needs Chromium" not in body
 
+    asked, look_up = [], socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: asked.append(host) or look_up(host, *rest, **more)
+    )
     config = json.loads(call(address, "/config")[1])
     number = next(d["id"] for d in config["dependencies"] if any("upload" in target for target in d["targets"]))
-    for path in (str(secret), "http://127.0.0.1:9/face.png", "../../etc/passwd"):
-        given = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None]
-        status, body, _ = call(
-            address, "/gradio_api/queue/join", {"data": given, "fn_index": number, "session_hash": "s"}
-        )
-        if status == 200:
-            with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash=s", timeout=20) as events:
-                body = next(line for line in map(bytes.decode, events) if "process_completed" in line)
-            assert json.loads(body[6:])["success"] is False
-        assert "Needs Chromium" not in body
+    for path in (str(secret), "../../etc/passwd", "https://face.example/a.png"):
+        given = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, None], "fn_index": number}
+        status, _, _ = call(address, "/gradio_api/queue/join", {**given, "session_hash": "s"})
+        assert status == 200
+        with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash=s", timeout=20) as events:
+            end = next(line for line in map(bytes.decode, events) if "process_completed" in line)
+        assert json.loads(end[6:])["success"] is False
+    assert "face.example" not in asked
 
 
 def test_only_this_machine_is_answered_and_browsers_are_told_to_fetch_nothing(address: str) -> None:

@@ -276,17 +276,13 @@ def _title(text: str) -> None:
     gr.HTML(f"<h2>{text}</h2>", elem_classes="sa-title")
 
 
-class _Upload(gr.File):
-    """Gradio's own leaves an empty file behind with every upload, and the file itself where it refuses its suffix."""
-
-    is_template = True  # to Gradio: drawn in the browser as its parent is
-
-    def preprocess(self, payload: Any) -> str:
-        return getattr(payload, "path", "")
-
-
 def _drop(label: str, name: str) -> gr.File:
-    return _Upload(label=label, file_types=list(SUFFIXES), height=150, elem_id=name, elem_classes="sa-drop")
+    """Where a photo is dropped: gives the path of what was stored, unread."""
+    zone = gr.File(label=label, file_types=list(SUFFIXES), height=150, elem_id=name, elem_classes="sa-drop")
+    # Gradio's own leaves an empty file behind with every upload, and the file itself where it refuses the suffix. Not
+    # as a subclass, which Gradio would write a .pyi for, beside this file.
+    zone.preprocess = lambda payload: getattr(payload, "path", "")
+    return zone
 
 
 def _take(path: str) -> bytes:

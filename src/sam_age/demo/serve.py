@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sam_age.demo.studio import Studio
@@ -52,6 +53,22 @@ class _Headers:
 
 
 @contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Gradio fetches the address that a visitor gives in a file's place: not here."""
+    from gradio import processing_utils
+
+    async def refuse(url: str) -> None:
+        raise ValueError("An upload is a file's content, never an address.")
+
+    before = processing_utils.async_ssrf_protected_get  # all of its downloads go through this one
+    processing_utils.async_ssrf_protected_get = refuse
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_get = before
+
+
+@contextmanager
 def running(
     studio: Studio,
     note: str,
@@ -84,12 +101,12 @@ def running(
     if host in LOCAL:  # another site's page cannot reach in by a name that it points here
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"]))
     before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="sam-demo-", ignore_cleanup_errors=True) as folder:
+    with _no_downloads(), tempfile.TemporaryDirectory(prefix="sam-demo-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # before the page is built: its parts remember it
         try:
             page = build(studio, note)
             page.queue(max_size=queue_size, api_open=False)
-            style = __file__.replace("serve.py", "style.css")
+            style = Path(__file__).with_name("style.css")
             try:
                 _, address, _ = page.launch(
                     server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True,
