@@ -341,18 +341,14 @@ class Bench:
         narrow = (last, last - 1)  # of the last resolution: 3 x 3, doubling
         wide = (max(last - 6, 2), max(last - 7, 1))
         sweeps = {
-            "forward": (0, False, {"elements": (1024, 2048, 4096), "warps": (4, 8)}),
-            "back": (
-                0,
-                True,
-                {"back_elements": (1024, 2048), "stages": (1, 2, 3), "chunk": (8, 32), "back_warps": (4, 8)},
-            ),
-            "filter": (1, False, {"filtered": (1024, 2048), "filter_warps": (4, 8), "rows": (16, 32)}),
+            "back": (0, True, {"stages": (1, 3, 4), "back_elements": (1024, 2048), "back_warps": (4, 8)}),
             "filter, back": (
                 1,
                 True,
-                {"back_filtered": (512, 1024, 2048), "back_filter_warps": (4, 8), "rows": (16, 32)},
+                {"back_filtered": (512, 1024, 2048), "rows": (8, 16, 32), "back_filter_warps": (4, 8)},
             ),
+            "filter": (1, False, {"filtered": (512, 1024, 2048), "rows": (8, 16, 32), "filter_warps": (4, 8)}),
+            "forward": (0, False, {"elements": (1024, 2048, 4096), "warps": (4, 8)}),
         }
         for indices, (name, (which, back, options)) in itertools.product((narrow, wide), sweeps.items()):
             layer = OneLayer(self, indices[which])

@@ -103,11 +103,11 @@ def test_pictures_features_and_gradients_are_those_of_the_plain_path(form: str) 
 @in_the_interpreter
 def test_bfloat16_is_as_near_to_the_truth_as_plain_bfloat16() -> None:
     generator = made_up(16)
-    w_plus, maps = inputs(generator, 3)
+    w_plus, maps = inputs(generator, 2)
     want = in_float64(generator, w_plus, maps)
     with torch.autocast("cpu", torch.bfloat16):
         plain = all_of(generator, w_plus, maps)
-        generator.fused = True
+        generator.fused, generator.up_form = True, "folded"
         fast = all_of(generator, w_plus, maps)
         assert generator.synthesize(w_plus, maps).dtype == torch.float32  # the picture is never rounded
     # the interpreter cuts bfloat16 off where GPUs round it: twice the error
@@ -117,7 +117,7 @@ def test_bfloat16_is_as_near_to_the_truth_as_plain_bfloat16() -> None:
 
 @in_the_interpreter
 def test_a_style_of_zero_takes_no_information_away() -> None:
-    generator = made_up(16)
+    generator = made_up(8)
     w_plus, maps = inputs(generator, 2)
     modulation = generator.convs[1].conv.modulation  # some channels of what the layer before makes
     modulation.weight[:4] = 0
@@ -271,7 +271,7 @@ block = {"BLOCK_P": 64, "BLOCK_C": 32}
 walk = {"BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
 for text in (
     binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block),
-    binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=2, **block),
+    binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=3, **block),
     binary(kernels.fir_epilogue, **walk),
     binary(kernels.fir_epilogue_backward, **walk),
 ):

@@ -26,7 +26,7 @@ class Tiles:
     back_elements: int = 1024  # the same on the way back, where there are sums to carry
     back_warps: int = 4
     chunk: int = 32  # blocks of one program on the way back: more of them, fewer parts of sums
-    stages: int = 1  # of its loop: 2 and more read ahead
+    stages: int = 1  # of its loop: 2 and more read ahead, into shared memory
     rows: int = 16  # that a program with a filter walks down
     filtered: int = 2048  # columns x channels that it walks with
     filter_warps: int = 4
