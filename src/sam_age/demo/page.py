@@ -88,7 +88,7 @@ class _Page:
             )  # fmt: skip
             self.share = gr.Slider(
                 0, 100, 60, step=1, label="Borrowed look, %", elem_id="sa-share",
-                info="Needs a face: see “Borrow a look” below", interactive=False,
+                info="Of a face that is picked below", interactive=False,
             )  # fmt: skip
 
     def _more(self) -> None:
