@@ -187,7 +187,7 @@ def test_a_clip_is_written_with_its_rate_its_length_and_its_very_audio(folder, f
     done = pipeline.video(folder / "loud.mp4", folder / "deep" / "aged.mp4", 70, progress=False)
     assert (done.aged, done.chosen, done.cast.frames) == (COUNT, [0], COUNT)
     written = open_clip(done.path)
-    assert (written.size, written.fps, written.audio) == ((320, 240), 15, "aac")
+    assert (written.size, written.fps, written.audio) == ((320, 240), 15, ("aac",))
     sound = [
         run("-i", str(path), "-map", "0:a", "-c", "copy", "-f", "md5", "-") for path in (folder / "loud.mp4", done.path)
     ]
@@ -269,7 +269,7 @@ def test_audio_that_a_container_does_not_take_is_said_and_made_aac(folder, frame
     with caplog.at_level(logging.INFO, "sam_age"):
         done = AgingPipeline(Stamp()).video(folder / "pcm.mkv", folder / "pcm.mp4", 70, progress=False)
     assert "audio becomes AAC" in caplog.text
-    assert open_clip(done.path).audio == "aac"
+    assert open_clip(done.path).audio == ("aac",)
 
 
 def test_what_cannot_be_aged_says_so_and_writes_nothing(pipeline, clip, folder, tmp_path) -> None:

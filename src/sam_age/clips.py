@@ -45,7 +45,7 @@ class Clip:
         fps: frames a second, constant.
         variable: the file's own rate is not: frames that show longer are repeated.
         seconds: its length, as far as the file says.
-        audio: codec of its first audio track.
+        audio: codecs of its audio tracks.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Clip:
     fps: Fraction
     variable: bool
     seconds: float | None
-    audio: str | None
+    audio: tuple[str, ...]
     filters: str
 
     @property
@@ -97,13 +97,13 @@ def open_clip(path: str | Path) -> Clip:
     if video is None:
         found = "no pictures in it" if streams else "no film that ffmpeg can read"
         raise InputError(f"{path} is {found}. Give a film such as an .mp4; AgingPipeline.photo takes pictures.")
-    if re.search(r"smpte2084|arib-std-b67|Dolby Vision", text):
+    if re.search(r"\b(smpte2084|arib-std-b67)\b", video):
         raise InputError(
             f"{path} is HDR, whose colours 8 bits cannot keep. Export it as SDR first (on an iPhone: Settings, Camera, "
             "Record Video, HDR off; or an editor's Rec. 709)."
         )
     fps, variable = _rate(video)
-    audio = next((match[1] for line in streams if (match := re.search(r" Audio: (\w+)", line))), None)
+    audio = tuple(match[1] for line in streams if (match := re.search(r" Audio: (\w+)", line)))
     length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
     seconds = int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None
     filters = _filters(video, fps)
@@ -163,7 +163,7 @@ def _filters(video: str, fps: Fraction) -> str:
     if shape and shape[1] != shape[2] and "0" not in (shape[1], shape[2]):
         steps.append("scale='max(2,trunc(iw*sar/2+0.5)*2)':ih,setsar=1")
     height = int(re.search(r", \d+x(\d+)", video)[1])
-    tagged = re.search(r"bt709|bt470bg|smpte170m|bt2020|fcc|smpte240m|gbr", video)
+    tagged = re.search(r"\b(bt709|bt470bg|smpte170m|bt2020n?c?|fcc|smpte240m|gbr)\b", video)
     matrix = "" if tagged else f"in_color_matrix={'bt709' if height >= 720 else 'bt601'}:"  # as players take it
     return ",".join([*steps, f"scale={matrix}{_PRECISE}", "format=rgb24"])
 
@@ -178,7 +178,7 @@ def check_target(path: Path, clip: Clip) -> None:
 
 def copies_audio(clip: Clip, suffix: str) -> bool:
     """Does a container of this suffix take the clip's audio as it is."""
-    return clip.audio is not None and clip.audio.startswith(_COPIED[suffix])
+    return all(codec.startswith(_COPIED[suffix]) for codec in clip.audio)
 
 
 def write_clip(path: str | Path, frames: Iterable[np.ndarray], clip: Clip) -> Path:

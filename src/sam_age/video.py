@@ -170,8 +170,8 @@ def choose_tracks(which: Which, cast: Cast, name: str = "the clip") -> list[int]
 def _say(film: Clip, path: Path) -> None:
     if film.variable:
         log.info("%s has a variable rate: laid out at %.6g frames a second.", film.path, film.fps)
-    if film.audio and not copies_audio(film, path.suffix.lower()):
-        log.info("%s takes no %s: audio becomes AAC (an .mkv would keep it).", path.suffix, film.audio)
+    if not copies_audio(film, path.suffix.lower()):
+        log.info("%s takes no %s: audio becomes AAC (an .mkv would keep it).", path.suffix, ", ".join(film.audio))
 
 
 def _disabled(progress: bool | None) -> bool | None:
