@@ -8,7 +8,7 @@ DEMO   := .demo
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench wheel-check clean
+.PHONY: help demo test test-slow lint bench tour wheel-check clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ lint: $(VENV)/ready ## ruff
 
 bench: $(VENV)/ready ## time the full-size model on this machine; sam-bench lists what else can be measured
 	$(BIN)/sam-bench inference
+
+tour: $(VENV)/ready ## run notebooks/tour.ipynb and keep its outputs
+	$(BIN)/python tools/run_notebook.py
 
 wheel-check: $(VENV)/ready ## build the wheel and use it from a fresh environment
 	$(BIN)/python tools/check_wheel.py
