@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_age.models import fused
 from sam_age.models.convolve import differentiable_twice
@@ -245,6 +247,56 @@ def test_where_triton_cannot_compile_the_plain_path_is_taken(
     assert caplog.text.count("Triton does not run here") == 1
 
 
+class Counted(TorchDispatchMode):
+    """How often PyTorch's operators run, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view:
+            self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@outside
+def test_a_layer_is_a_convolution_and_a_kernel_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches are counted, which is what a machine without a GPU can tell of speed."""
+    from sam_age.models.fused import kernels, launch
+
+    launched: Counter[str] = Counter()
+
+    class Nothing:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, ...]):
+            return lambda *args, **kwargs: launched.update([self.name])
+
+    names = ("epilogue", "fir_epilogue", "epilogue_backward", "fir_epilogue_backward", "add_parts", "skip_backward")
+    for name in names:
+        monkeypatch.setattr(launch.kernels, name, Nothing(name))
+    assert kernels is launch.kernels
+    monkeypatch.setattr(fused, "_interpreted", lambda: True)
+    monkeypatch.setattr(fused, "trouble", lambda device: None)
+    generator = made_up(64)  # 9 layers: 5 that keep the resolution, 4 that double it
+    w_plus, maps = inputs(generator, 2)
+    w_plus.requires_grad_()
+    generator.synthesize(w_plus, maps)  # prepares the weights
+    launched.clear()
+    with Counted() as forward:
+        picture = generator.synthesize(w_plus, maps)
+    assert launched == {"epilogue": 5, "fir_epilogue": 4}
+    assert forward.calls["convolution"] == 9
+    assert (
+        sum(forward.calls.values()) <= 9 + 25 + 9 + 5
+    )  # also what is made for all layers, and empty maps and pictures
+    launched.clear()
+    torch.autograd.grad(picture.sum(), w_plus)
+    assert launched == {"epilogue_backward": 5, "fir_epilogue_backward": 4, "add_parts": 9, "skip_backward": 4}
+
+
 def test_how_it_is_computed_is_no_part_of_the_networks_description() -> None:
     assert not {"fused", "up_form"} & set(Generator(8, style_dim=8, channel_max=8, fused=False).config)
 
@@ -303,8 +355,8 @@ def test_the_kernels_compile_for_a_hopper_gpu_and_read_16_bytes_at_a_time() -> N
 # ---- on a GPU -----------------------------------------------------------------------------------------
 
 TOLERANCE = {torch.float32: (1e-4, 1e-2), torch.bfloat16: (3e-2, 0.15)}
-"""Relative, of pictures and gradients. Where rounding turns the sign before an activation its slope changes fivefold: the
-plain path's float32 gradients are 1e-3 from float64 at 128 pixels (512 channels), its bfloat16 ones 0.1."""
+"""Relative, of pictures and gradients. Where rounding turns the sign before an activation its slope changes fivefold:
+the plain path's float32 gradients are 1e-3 from float64 at 128 pixels (512 channels), its bfloat16 ones 0.1."""
 
 
 @pytest.fixture
