@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -76,6 +77,8 @@ class Stamp(nn.Module):
         y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
         self.register_buffer("detail", torch.sin(x / 2) * torch.sin(y / 2) * waves / 127.5)
         self.shift = shift
+        self.encoder = self.pretrained_encoder = None  # what a pipeline looks at of a SAM
+        self.decoder = SimpleNamespace(size=256, input=None)
 
     def encode(self, faces: Tensor) -> Tensor:
         return F.interpolate(faces, (32, 32), mode="nearest").permute(0, 2, 3, 1).flatten(2)

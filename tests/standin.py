@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ class Mirror(nn.Module):
         super().__init__()
         self.register_buffer("latent_avg", torch.zeros(768, 256))
         self.size, self.shift = size, shift
+        self.encoder = self.pretrained_encoder = None  # what a pipeline looks at of a SAM
+        self.decoder = SimpleNamespace(size=size, input=None)
 
     def encode(self, faces: Tensor) -> Tensor:
         return faces.flatten(1, 2)

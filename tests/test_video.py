@@ -17,6 +17,7 @@ from sam_age.data.align import align
 from sam_age.errors import InputError
 from sam_age.pipeline import AgingPipeline
 from sam_age.video import AgedFrames, Cast, cast_sheet, choose_tracks, find_cast, flicker
+from sam_age.weights import BUNDLE
 from tests.moving import FPS, Stamp, camera, run, shot, true_quad, wall
 from tests.standin import Mirror
 
@@ -335,3 +336,14 @@ def test_flicker_counts_change_and_not_motion(frames) -> None:
     with pytest.raises(InputError, match="three frames"):
         flicker(calm[:2], places)
     assert align(Image.fromarray(calm[0]), places[0]).size == (256, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BUNDLE["lifespan"].find() is None, reason="the bundle has not been made yet")
+def test_flicker_of_the_packages_own_weights(clip, cast, frames) -> None:
+    sam, places = AgingPipeline.from_pretrained("lifespan", device="cpu"), [true_quad(n) for n in range(COUNT)]
+    before, after = (
+        flicker(AgedFrames(sam, clip, cast, [0], [70], smoothing=smoothing), places) for smoothing in (0, 1)
+    )
+    print(f"flicker: source {flicker(frames, places):.2f}, one by one {before:.2f}, smoothed {after:.2f} levels")
+    assert after < 0.6 * before
