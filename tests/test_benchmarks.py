@@ -260,3 +260,18 @@ def test_the_training_benchmark_runs_with_torch_and_lightning_alone():
 def test_the_host_reads_nothing_back_in_a_step_but_its_own_draw():
     result = json.loads(run(["-W", "ignore", "-m", "benchmarks.training_step", *STEP, "--steps", "1"]).stdout)
     assert result["host_reads"] == ["aging.py: draw"]  # a number of a generator that lives on the host
+
+
+def test_the_generators_arithmetic_is_what_others_count():
+    from benchmarks.generator import costs, made_up
+
+    costs = costs(made_up("1024", "meta"), 1, 2, "transposed")
+    assert sum(cost.flops for cost in costs) == pytest.approx(2 * 74e9, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_generator_benchmark_runs_on_a_cpu_where_nothing_is_fused():
+    arguments = ["--size", "tiny", "--device", "cpu", "--batch", "1", "--inference-batch", "1", "--repeats", "1"]
+    result = json.loads(run(["-m", "benchmarks.generator", *arguments]).stdout)
+    assert [row["whole"] for row in result["whole"]] == ["forward", "both ways"]
+    assert result["notes"] == []

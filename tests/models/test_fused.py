@@ -289,9 +289,8 @@ def test_a_layer_is_a_convolution_and_a_kernel_each_way(monkeypatch: pytest.Monk
         picture = generator.synthesize(w_plus, maps)
     assert launched == {"epilogue": 5, "fir_epilogue": 4}
     assert forward.calls["convolution"] == 9
-    assert (
-        sum(forward.calls.values()) <= 9 + 25 + 9 + 5
-    )  # also what is made for all layers, and empty maps and pictures
+    del forward.calls["empty"], forward.calls["new_empty"]
+    assert sum(forward.calls.values()) <= 9 + 9  # the styles of all layers, and the constant times the first
     launched.clear()
     torch.autograd.grad(picture.sum(), w_plus)
     assert launched == {"epilogue_backward": 5, "fir_epilogue_backward": 4, "add_parts": 9, "skip_backward": 4}
