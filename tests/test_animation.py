@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_age.animation import animate, even, frame_ages, write_film
+from sam_age.animation import animate, frame_ages, write_film
+from sam_age.clips import even
 from sam_age.errors import InputError
 from sam_age.pipeline import AgingPipeline
 from tests.standin import Mirror

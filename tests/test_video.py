@@ -22,7 +22,7 @@ from tests.moving import FPS, Stamp, camera, run, shot, true_quad, wall
 from tests.standin import Mirror
 
 pytest.importorskip("imageio_ffmpeg")
-from sam_age.clips import open_clip, write_clip
+from sam_age.clips import encode, open_clip, write_clip
 
 COUNT = 24
 
@@ -318,6 +318,12 @@ def test_a_film_that_fails_leaves_the_old_file(clip, tmp_path) -> None:
         write_clip(tmp_path / "film.mp4", some(), clip)
     assert (tmp_path / "film.mp4").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_ffmpeg_reports_at_the_end_is_an_error_and_no_file(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"ffmpeg could not write the film: .*absent\.wav"):
+        encode(tmp_path / "a.mp4", [wall()] * 3, (320, 240), Fraction(25), ["-i", "absent.wav", "-map", "1:a"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rates_are_exact_fractions(folder) -> None:

@@ -5,12 +5,11 @@ Between the ages that the model was asked for, w+ moves in straight lines: a fra
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from sam_age.clips import encode, ffmpeg
 from sam_age.data.images import read_image
 from sam_age.data.storing import write_whole
 from sam_age.editing import LifespanPath
@@ -34,10 +34,6 @@ SUFFIXES = (".mp4", ".gif", ".webp")
 _MOST_FPS = {".mp4": 120, ".gif": 50, ".webp": 60}  # viewers slow GIFs down whose frames last less than 20 ms
 _MOST_FRAMES = 1000  # of GIF and WebP, which are held in memory whole
 _KEPT = 256  # drawn frames kept for their second showing: 0.8 GB at 1024 pixels
-# H.264 as every browser and phone plays it; colours tagged, or players would guess by the picture's size
-_COLOURS = [part for tag in ("colorspace", "color_primaries", "color_trc") for part in (f"-{tag}", "bt709")]
-_SCALE = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
-H264 = ["-crf", "17", "-preset", "medium", "-movflags", "+faststart", *_SCALE, *_COLOURS]
 
 
 def frame_ages(ages: Sequence[float], frames: int, loop: str = "bounce") -> list[float]:
@@ -238,39 +234,10 @@ def _of_one_size(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
         raise InputError("A film needs frames: there are none.")
 
 
-def even(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) with an even height and width, as H.264 wants them: the last row or column twice."""
-    return np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], "edge")
-
-
-def ffmpeg() -> ModuleType:
-    """imageio-ffmpeg, or what to install."""
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise InputError(
-            "An .mp4 needs imageio-ffmpeg: pip install 'sam-age[video]', or write a .gif or .webp."
-        ) from None
-    return imageio_ffmpeg
-
-
 def _write_mp4(path: Path, frames: Iterator[Image.Image], fps: float) -> None:
-    part = path.with_name(f".{path.stem}.part.mp4")
-    first = even(np.asarray(next(frames)))
-    height, width, _ = first.shape
-    writer = ffmpeg().write_frames(
-        str(part), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=1,
-        ffmpeg_log_level="error", output_params=H264,
-    )  # fmt: skip
-    try:
-        writer.send(None)
-        for pixels in chain([first], (even(np.asarray(frame)) for frame in frames)):
-            writer.send(np.ascontiguousarray(pixels))
-        writer.close()
-        os.replace(part, path)  # noqa: PTH105 the atomic one, by name
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
+    first = next(frames)
+    rate = Fraction(fps).limit_denominator(100_000)
+    encode(path, (np.asarray(frame) for frame in chain([first], frames)), first.size, rate)
 
 
 def _write_looping(path: Path, frames: list[Image.Image], fps: float, repeat: bool) -> None:

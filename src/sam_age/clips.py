@@ -9,17 +9,17 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from sam_age.animation import H264, even, ffmpeg
 from sam_age.errors import InputError
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -32,6 +32,10 @@ _COPIED = {  # audio that a container takes as it is
     ".mov": ("aac", "mp3", "ac3", "eac3", "alac", "pcm"),
     ".mkv": ("",),
 }
+# H.264 as every browser and phone plays it; colours tagged, or players would guess by the picture's size
+_COLOURS = [part for tag in ("colorspace", "color_primaries", "color_trc") for part in (f"-{tag}", "bt709")]
+_SCALE = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
+_H264 = ["-crf", "17", "-preset", "medium", "-movflags", "+faststart", *_SCALE, *_COLOURS]
 _MOST_FPS = 240
 _PRECISE = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
@@ -65,8 +69,9 @@ class Clip:
         """Its frames, (height, width, 3) uint8, decoded as they are asked for, the same each time."""
         width, height = self.size
         length = width * height * 3
+        filters = f"{self.filters},scale={width}:{height}"  # some broadcasts change their size on the way
         with tempfile.TemporaryFile() as said:
-            options = ["-vf", self.filters, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+            options = ["-vf", filters, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
             process = subprocess.Popen(
                 _reading(self.path, *options), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
             )
@@ -168,6 +173,25 @@ def _filters(video: str, fps: Fraction) -> str:
     return ",".join([*steps, f"scale={matrix}{_PRECISE}", "format=rgb24"])
 
 
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def even(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) with an even height and width, as H.264 wants them: the last row or column twice."""
+    return np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], "edge")
+
+
+def ffmpeg() -> ModuleType:
+    """imageio-ffmpeg, or what to install."""
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise InputError(
+            "Clips and .mp4 need imageio-ffmpeg: pip install 'sam-age[video]'. Animations can also be .gif or .webp."
+        ) from None
+    return imageio_ffmpeg
+
+
 def check_target(path: Path, clip: Clip) -> None:
     """Refuse a name before anything is computed."""
     if path.suffix.lower() not in SUFFIXES:
@@ -189,35 +213,48 @@ def write_clip(path: str | Path, frames: Iterable[np.ndarray], clip: Clip) -> Pa
 
     Args:
         path: .mp4, .mov or .mkv.
-        frames: (height, width, 3) uint8, drawn while they are written; one row or column is repeated if odd.
+        frames: (height, width, 3) uint8, drawn while they are written.
     """
     path = Path(path)
     check_target(path, clip)
-    suffix = path.suffix.lower()
-    part = path.with_name(f".{path.stem}.part{suffix}")
+    audio: list[str] = []
+    if clip.audio:
+        codec = ["copy"] if copies_audio(clip, path.suffix.lower()) else ["aac", "-b:a", "192k"]
+        source = ["-format_whitelist", _DEMUXERS, "-i", f"file:{clip.path}"]
+        audio = [*source, "-map", "0:v", "-map", "1:a", "-c:a", *codec]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(part, frames, clip, suffix)
-        os.replace(part, path)  # noqa: PTH105 the atomic one, by name
+        encode(path, frames, clip.size, clip.fps, audio)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror or error}.") from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     return path
 
 
-def _encode(part: Path, frames: Iterable[np.ndarray], clip: Clip, suffix: str) -> None:
-    width, height = (side + side % 2 for side in clip.size)
-    audio = ["-i", f"file:{clip.path}", "-map", "0:v", "-map", "1:a?", "-c:a"] if clip.audio else []
-    if audio:
-        audio += ["copy"] if copies_audio(clip, suffix) else ["aac", "-b:a", "192k"]
-        audio[:0] = ["-format_whitelist", _DEMUXERS]
+def encode(
+    path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: Fraction, audio: Sequence[str] = ()
+) -> None:
+    """Write frames, (height, width, 3) uint8, as H.264; the file is there when all of it is written.
+
+    Args:
+        size: width and height of the frames, pixels; one row or column is repeated if odd.
+        audio: ffmpeg's options for a second input.
+    """
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    width, height = (side + side % 2 for side in size)
     command = [
         ffmpeg().get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-        "-s", f"{width}x{height}", "-r", str(clip.fps), "-i", "pipe:0", *audio, "-map_metadata", "-1",
-        "-map_chapters", "-1", "-c:v", "libx264", "-pix_fmt", "yuv420p", *H264, f"file:{part}",
+        "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", *audio, "-map_metadata", "-1",
+        "-map_chapters", "-1", "-c:v", "libx264", "-pix_fmt", "yuv420p", *_H264, f"file:{part}",
     ]  # fmt: skip
+    try:
+        _feed(command, frames)
+        os.replace(part, path)  # noqa: PTH105 the atomic one, by name
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _feed(command: list[str], frames: Iterable[np.ndarray]) -> None:
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
         try:
@@ -227,7 +264,7 @@ def _encode(part: Path, frames: Iterable[np.ndarray], clip: Clip, suffix: str) -
             with suppress(BrokenPipeError):
                 process.stdin.close()
             if process.wait():
-                raise InputError(f"ffmpeg could not write the clip: {_last_line(said)}.")
+                raise InputError(f"ffmpeg could not write the film: {_last_line(said)}.")
         finally:
             process.kill()
             process.wait()
