@@ -15,10 +15,11 @@ log = logging.getLogger(__name__)
 
 def demo(cfg: DictConfig) -> None:
     """Serve the page until it is interrupted; see conf/demo.yaml."""
-    from sam_age.demo.serve import LOCAL, note_of, running
+    from sam_age.demo.serve import LOCAL, need_gradio, note_of, running
     from sam_age.demo.studio import Limits, Studio, samples_of
     from sam_age.pipeline import AgingPipeline
 
+    need_gradio()
     need_bool(cfg, "open_browser")
     limits = Limits(**{name: number_above_0(cfg, name) for name in ("megabytes", "megapixels", "photo_side")})
     queue_size, sessions = number_above_0(cfg, "queue_size"), number_above_0(cfg, "sessions")

@@ -13,8 +13,6 @@ from typing import Any
 from sam_age.demo.studio import Studio
 from sam_age.errors import InputError
 
-log = logging.getLogger("sam_age")
-
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 # The browser is told to load nothing from elsewhere and to send nothing elsewhere. Gradio's own scripts are inline
@@ -33,6 +31,16 @@ HEADERS = {
 
 # read when Gradio is imported: nothing is reported, nothing is looked up
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def need_gradio() -> None:
+    """Import it, in quiet; `InputError` if it is not installed."""
+    os.environ.update(QUIET)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is up
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise InputError("The web page needs Gradio: pip install 'sam-age[demo]'.") from None
 
 
 class _Headers:
@@ -87,11 +95,7 @@ def running(
         queue_size: requests that wait; more are told to come back.
         sessions: visitors whose face is kept; the longest idle is forgotten for a new one.
     """
-    os.environ.update(QUIET)
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise InputError("The web page needs Gradio: pip install 'sam-age[demo]'.") from None
+    need_gradio()
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -115,8 +119,11 @@ def running(
                     footer_links=[], mcp_server=False, strict_cors=True, theme=THEME, css_paths=style,
                     app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None},
                 )  # fmt: skip
-            except OSError as error:
-                raise InputError(f"The page cannot be served at {host}:{port}: {error} Give another port=.") from None
+            except OSError:
+                where = f"{host}:{port}" if port else f"{host}, ports 7860 to 7959"
+                raise InputError(
+                    f"The page cannot be served at {where}, taken or not this machine's: give port=..."
+                ) from None
             try:
                 yield address
             finally:
