@@ -79,7 +79,7 @@ class Clip:
                 while len(data := process.stdout.read(length)) == length:
                     yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
                 if process.wait():
-                    raise InputError(f"{self.path} cannot be decoded to its end: {_last_line(said)}.")
+                    raise InputError(f"{self.path} cannot be decoded to its end: {_reason(said)}.")
             finally:
                 process.stdout.close()
                 process.kill()
@@ -119,7 +119,7 @@ def open_clip(path: str | Path) -> Clip:
     if not first.stdout:
         with tempfile.TemporaryFile() as file:
             file.write(first.stderr)
-            raise InputError(f"{path} has no frame that can be decoded: {_last_line(file)}.")
+            raise InputError(f"{path} has no frame that can be decoded: {_reason(file)}.")
     with Image.open(BytesIO(first.stdout)) as image:  # rotation and pixels' shape are done: ffmpeg knows best
         return Clip(path, image.size, fps, variable, seconds, audio, filters)
 
@@ -264,7 +264,7 @@ def _feed(command: list[str], frames: Iterable[np.ndarray]) -> None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
             if process.wait():
-                raise InputError(f"ffmpeg could not write the film: {_last_line(said)}.")
+                raise InputError(f"ffmpeg could not write the film: {_reason(said)}.")
         finally:
             process.kill()
             process.wait()
@@ -272,7 +272,8 @@ def _feed(command: list[str], frames: Iterable[np.ndarray]) -> None:
                 process.stdin.close()
 
 
-def _last_line(said: tempfile._TemporaryFileWrapper) -> str:
+def _reason(said: tempfile._TemporaryFileWrapper) -> str:
+    """The first that ffmpeg complained of: what follows comes of it."""
     said.seek(0)
-    lines = said.read().decode("utf-8", "replace").strip().splitlines()
-    return " ".join(lines[-1].split())[:200].rstrip(".") if lines else "it gives no reason"
+    lines = said.read(10_000).decode("utf-8", "replace").strip().splitlines()
+    return re.sub(r"^\[[^]]*\] *", "", lines[0])[:200].strip(" .") if lines else "it gives no reason"
