@@ -321,7 +321,7 @@ def test_a_film_that_fails_leaves_the_old_file(clip, tmp_path) -> None:
 
 
 def test_what_ffmpeg_reports_at_the_end_is_an_error_and_no_file(tmp_path) -> None:
-    with pytest.raises(InputError, match="ffmpeg could not write the film: .*No such file"):
+    with pytest.raises(InputError, match=r"ffmpeg could not write the film: .*No such file"):
         encode(tmp_path / "a.mp4", [wall()] * 3, (320, 240), Fraction(25), ["-i", "absent.wav", "-map", "1:a"])
     assert list(tmp_path.iterdir()) == []
 
