@@ -1,4 +1,4 @@
-"""Which device to run on."""
+"""Which device to run on, and how it likes its work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import sys
 
 import torch
+from torch import nn
 
 from sam_age.errors import InputError
 
@@ -27,6 +28,28 @@ def pick_device(device: str) -> str:
         reason = str(error).splitlines()[0]
         raise InputError(f"Device {device!r} cannot be used here ({reason}): use cpu, or auto.") from error
     return device
+
+
+def pays_in_bfloat16(device: torch.device, size: int) -> bool:
+    """Whether a generator of so many pixels is faster in bfloat16 and looks the same.
+
+    On CUDA devices that compute in it. On processors that multiply it in tiles (AMX) from 512 pixels on: there time
+    goes into products and memory, of which it takes half; below, into all the rest (docs/performance.md).
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch has no public way to ask
+    return device.type == "cpu" and size >= 512 and tiles is not None and tiles()
+
+
+def innermost_channels(*networks: nn.Module | None) -> None:
+    """Convolution weights with their channels innermost, in place; what is fed such pictures keeps to it.
+
+    Of a generator give the constant input alone: every other map follows.
+    """
+    for network in networks:
+        if network is not None:
+            network.to(memory_format=torch.channels_last)
 
 
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2  # malloc.h

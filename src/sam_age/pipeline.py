@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sam_age.data.align import align, is_aligned
 from sam_age.data.dataset import resize
 from sam_age.data.images import read_image
-from sam_age.device import pick_device
+from sam_age.device import innermost_channels, pays_in_bfloat16, pick_device
 from sam_age.editing.methods import EditingMethods
 from sam_age.errors import InputError
 from sam_age.models.sam import FACE_SIZE, SAM, face_pool
@@ -113,7 +113,7 @@ class AgingPipeline(EditingMethods):
 
     Args:
         sam: the model, on the device it is to run on.
-        precision: "float32", "bfloat16", or "auto": bfloat16 on CUDA devices that compute in it, float32 elsewhere.
+        precision: "float32", "bfloat16", or "auto": bfloat16 where it pays (`pays_in_bfloat16`), else float32.
         batch_size: faces times ages in one pass; None: 1 on a CPU, where more takes memory and saves no time
             (docs/performance.md), and 8 elsewhere.
         age_net: reads ages off faces, for `read_age`: a network, a path or name of its weights, or None.
@@ -136,10 +136,11 @@ class AgingPipeline(EditingMethods):
             raise InputError(f"batch_size is a whole number from 1 up, or null, not {batch_size!r}.")
         self.sam = sam.eval()
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
+        if self.device.type in ("cpu", "cuda"):
+            # their convolutions prefer it, and so do bias and noise
+            innermost_channels(sam.encoder, sam.pretrained_encoder, sam.decoder.input)
         self.bfloat16 = precision == "bfloat16" or (
-            precision == "auto"
-            and self.device.type == "cuda"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
+            precision == "auto" and pays_in_bfloat16(self.device, sam.decoder.size)
         )
         self._age_net = age_net
         self._detector: FaceDetector | None = None

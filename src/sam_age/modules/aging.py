@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from sam_age.device import innermost_channels
 from sam_age.evaluation.metrics import AgeError
 from sam_age.losses import AgingLosses
 from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet
 from sam_age.models.sam import SAM, face_pool
-from sam_age.modules.stage import OptimizerFactory, Stage, innermost_channels, move_average, weights_to_train
+from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
 from sam_age.modules.stage import mix_seed as _mix
 
 Batch = Mapping[str, Tensor]

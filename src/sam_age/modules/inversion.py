@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sam_age.device import innermost_channels
 from sam_age.errors import InputError
 from sam_age.evaluation.counterfactual import likeness
 from sam_age.losses import InversionLosses
@@ -23,7 +24,6 @@ from sam_age.models.sam import PSP, face_pool
 from sam_age.modules.stage import (
     OptimizerFactory,
     Stage,
-    innermost_channels,
     mix_seed,
     move_average,
     weights_to_train,

@@ -193,16 +193,6 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
         mine.copy_(theirs)
 
 
-def innermost_channels(*networks: nn.Module | None) -> None:
-    """Convolution weights with their channels innermost, in place; what is fed such pictures keeps to it.
-
-    Of a generator give the constant input alone: every other map follows.
-    """
-    for network in networks:
-        if network is not None:
-            network.to(memory_format=torch.channels_last)
-
-
 def mix_seed(*numbers: int) -> int:
     """A 63-bit seed from a few whole numbers, far apart for neighbours (splitmix64's finaliser)."""
     state = 0
