@@ -311,3 +311,10 @@ def test_a_photo_may_be_given_as_it_was_read(astronaut: Image.Image) -> None:
     quad = detector().detect(astronaut)[0].quad
     face = [align(astronaut, quad)]
     assert Paster(photo, [quad]).paste(face).tobytes() == Paster(astronaut, [quad]).paste(face).tobytes()
+
+
+def test_a_face_may_show_by_half() -> None:
+    paster = Paster(Image.new("RGB", (200, 200), (100, 100, 100)), [turned((100, 100), 150)], match_colours=False)
+    red = [Image.new("RGB", (64, 64), (180, 100, 100))]
+    middle = [np.asarray(paster.paste(red, strengths))[100, 100, 0] for strengths in (None, [1.0], [0.5], [0.0])]
+    assert middle == [180, 180, 140, 100]
