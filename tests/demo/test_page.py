@@ -159,6 +159,18 @@ def test_a_file_too_large_or_of_another_type_is_refused_with_a_message(
 
 
 @browser_needed
+def test_another_visitor_sees_nothing_of_the_first(page) -> None:
+    assert page.locator("#sa-aged").count() == 1
+    other = page.context.browser.new_page()
+    other.goto(page.url)
+    other.locator("#sa-age input[type=range]").press("ArrowLeft")
+    other.wait_for_timeout(500)
+    assert "Whose face?" in other.inner_text("#sa-pair")
+    assert other.locator("#sa-aged, #sa-found img").count() == 0
+    other.close()
+
+
+@browser_needed
 def test_nothing_came_from_elsewhere(page) -> None:
     assert page.elsewhere == []
 

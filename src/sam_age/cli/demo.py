@@ -35,7 +35,11 @@ def demo(cfg: DictConfig) -> None:
         if str(cfg.host) not in LOCAL:
             log.warning("host=%s answers everyone who can reach this machine.", cfg.host)
         log.info("The page is at %s - Ctrl+C ends it.", address)
-        threading.Event().wait()
+        until_interrupted()
+
+
+def until_interrupted() -> None:
+    threading.Event().wait()
 
 
 def number_above_0(cfg: DictConfig, key: str) -> float | int:
