@@ -135,8 +135,8 @@ class Bench:
         torch.backends.cudnn.allow_tf32 = False
         truth = self.picture_and_gradient(w_plus, torch.float32)
         for dtype in (torch.float32, torch.bfloat16):
-            for path in self.paths(FORMS):
-                if path["path"] == "plain" and dtype == torch.float32:
+            for path in self.paths((*FORMS, "direct")):
+                if dtype == torch.float32 and (path["path"] == "plain" or path["form"] == "direct"):
                     continue
                 with self.on(path):
                     got = self.picture_and_gradient(w_plus, dtype)
@@ -167,7 +167,7 @@ class Bench:
         rows = []
         flops = sum(cost.flops for cost in costs(self.generator, 1, self.dtype.itemsize, "transposed"))
         peak = self.peaks[f"{self.given.dtype}_flops"]
-        for path in self.paths(("auto", *FORMS)):
+        for path in self.paths(("auto", *FORMS, "direct")):
             for batch, backward in ((self.given.inference_batch, False), (self.given.batch, True)):
                 for graph in (False, True) if self.cuda and path["path"] == "fused" else (False,):
                     if graph and path["form"] != "auto":
@@ -228,7 +228,7 @@ class Bench:
     def on(self, path: dict[str, Any]) -> Iterator[None]:
         """The generator set to one of `paths`."""
         generator = self.generator
-        generator.fused, generator.up_form = path["path"] == "fused", path["form"]
+        generator.fused, generator.form = path["path"] == "fused", path["form"]
         layout = torch.channels_last if "last" in path["path"] else torch.contiguous_format
         generator.input.to(memory_format=layout)
         folds = mock.patch.object(ops, "folds_filters", return_value="folded" in path["path"])
@@ -236,7 +236,7 @@ class Bench:
             with folds:
                 yield
         finally:
-            generator.fused, generator.up_form = False, "auto"
+            generator.fused, generator.form = False, "auto"
             generator.input.to(memory_format=torch.contiguous_format)
 
     # ---- layer by layer ------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ class Bench:
             chosen = [row for (_, way), row in best.items() if way == back]
             total, floor = sum(row["ms"] for row in chosen), sum(row["floor"] for row in chosen)
             convolutions = sum(row["convolution"] for row in chosen)
-            forms = ", ".join(f"{row['layer']}: {row['form']}" for row in chosen if row["form"] in FORMS)
+            forms = ", ".join(f"{row['layer']}: {row['form']}" for row in chosen if row["form"] != "cudnn")
             self.notes.append(
                 f"{'Back' if back else 'Forward'}, batch {self.given.batch}, the fastest form of each layer: "
                 f"{total:.2f} ms, of which {convolutions:.2f} are convolutions; floor {floor:.2f}. {forms}."
@@ -348,11 +348,14 @@ class Bench:
                 {"back_filtered": (512, 1024, 2048), "rows": (8, 16, 32), "back_filter_warps": (4, 8)},
             ),
             "filter": (1, False, {"filtered": (512, 1024, 2048), "rows": (8, 16, 32), "filter_warps": (4, 8)}),
+            "direct": (0, False, {"direct": ((8, 32), (4, 32), (8, 16)), "direct_warps": (4, 8)}),
             "forward": (0, False, {"elements": (1024, 2048, 4096), "warps": (4, 8)}),
         }
         for indices, (name, (which, back, options)) in itertools.product((narrow, wide), sweeps.items()):
             layer = OneLayer(self, indices[which])
-            form = "transposed" if layer.doubles else "-"
+            form = "direct" if name == "direct" else layer.forms[0]
+            if form not in layer.forms:
+                continue
             convolution = spread(self.graphed(layer.convolution(form, back)))["median"]
             for values in itertools.product(*options.values()):
                 if time.monotonic() - self.start > self.given.seconds:
@@ -424,9 +427,9 @@ class OneLayer:
     def __init__(self, bench: Bench, index: int) -> None:
         prepared = bench.prepared()
         self.layer = prepared.convolutions[index]
-        self.doubles = not hasattr(self.layer, "back")
-        self.forms = FORMS if self.doubles else ("-",)
+        self.doubles = hasattr(self.layer, "kernel")
         count, self.side = bench.given.batch, 2 ** ((index + 5) // 2)
+        self.forms = self.layer.forms(self.side)
         self.count, self.item = count, bench.dtype.itemsize
         given = {"device": bench.device, "dtype": bench.dtype}
         below = self.side // 2 if self.doubles else self.side
@@ -450,9 +453,11 @@ class OneLayer:
         given = (self.gain, self.noise, self.style)
         with torch.no_grad():
             if not self.doubles and back:
-                return self.layer.backward(self.of_z, self.z, *given, self.sums, **self.colours, of_rgb=self.of_rgb)
+                of_rgb = {"of_rgb": self.of_rgb}
+                of_convolved = self.layer.of_convolved(self.of_z, self.z, *given, self.sums, **self.colours, **of_rgb)
+                return self.layer.backward(form, of_convolved)
             if not self.doubles:
-                return self.layer.forward(self.x, *given, **self.colours, below=self.below)
+                return self.layer.forward(form, self.x, *given, **self.colours, below=self.below)
             if back:
                 return self.layer.backward(form, self.of_z, self.z, *given, self.sums)
             return self.layer.forward(form, self.x, *given)
@@ -460,10 +465,14 @@ class OneLayer:
     def convolution(self, form: str, back: bool) -> Callable[[], Tensor]:
         """The convolution alone, of a map of the right shape."""
         functional = torch.nn.functional
-        if not self.doubles:
-            x, weight = (self.of_z, self.layer.back) if back else (self.x, self.layer.weight)
-            return lambda: functional.conv2d(x, weight, padding=1)
         weight = self.layer.weight(form, back=back)
+        if not self.doubles:
+            x = self.of_z if back else self.x
+            if form == "direct":
+                from sam_age.models.fused import launch
+
+                return lambda: launch.convolve(x, weight, self.layer.layer)[0]
+            return lambda: functional.conv2d(x, weight, padding=1)
         if not back:
             if form == "transposed":
                 return lambda: functional.conv_transpose2d(self.x, weight, stride=2)
@@ -499,22 +508,24 @@ class Cost:
         side: of what is made, pixels.
         count: pictures.
         item: bytes of a number.
-        form: of doubling the resolution; "-" for a layer that does not.
+        form: of `models.fused.convolutions`.
         back: the way back to the layer's input.
     """
 
     def __init__(self, inputs: int, outputs: int, side: int, count: int, item: int, form: str, back: bool) -> None:
         pixels = count * side**2
         read, made = inputs * pixels * item, outputs * pixels * item
-        taps = {"-": 9, "transposed": 9 / 4, "subpixel": 4, "folded": 9}  # for each output, of each input
-        if form != "-":
+        # for each output, of each input
+        taps = {"cudnn": 9, "direct": 9, "transposed": 9 / 4, "subpixel": 4, "folded": 9}
+        if form in FORMS:
             read /= 4
         self.flops = 2 * taps[form] * inputs * outputs * pixels
         self.convolution_bytes = read + made
         noise = side**2 * 4
-        colours = 0 if form != "-" else pixels * 12
+        colours = 0 if form in FORMS else pixels * 12
         # forward: convolved in, z out, the picture below and this one; back: z and two gradients, and the picture's
-        self.rest_bytes = (3 if back else 2) * made + noise + (colours if back else 1.25 * colours)
+        passes = 3 if back else 0 if form == "direct" else 2
+        self.rest_bytes = passes * made + noise + (colours if back else 1.25 * colours)
 
     def floor(self, peaks: dict[str, float], dtype: str) -> float:
         """Seconds: the convolution at the card's full rate or bandwidth, whichever takes longer, then the rest."""
@@ -527,7 +538,7 @@ def costs(generator: Generator, count: int, item: int, form: str, back: bool = F
     found = []
     for index, layer in enumerate([generator.conv1, *generator.convs]):
         outputs, inputs = layer.conv.weight.shape[1:3]
-        own = form if layer.conv.resample else "-"
+        own = form if layer.conv.resample else "cudnn"
         found.append(Cost(inputs, outputs, 2 ** ((index + 5) // 2), count, item, own, back))
     return found
 
@@ -557,7 +568,7 @@ def predicted(
                         "layer": index,
                         "way": "back" if way else "forward",
                         "side": 2 ** ((index + 5) // 2),
-                        "form": form if doubles else "-",
+                        "form": form if doubles else "cudnn",
                         "GFLOP": cost.flops / 1e9,
                         "MB": (cost.convolution_bytes + cost.rest_bytes) / 1e6,
                         "convolution": convolution * MILLI,

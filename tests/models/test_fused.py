@@ -95,7 +95,7 @@ def test_pictures_features_and_gradients_are_those_of_the_plain_path(form: str) 
     generator = made_up(16)
     w_plus, maps = inputs(generator, 2)
     want = in_float64(generator, w_plus, maps)
-    generator.fused, generator.up_form = True, form
+    generator.fused, generator.form = True, form
     for got, truth in zip(all_of(generator, w_plus, maps), want, strict=True):
         assert distance(got, truth) < 3e-6
     with torch.no_grad():  # nothing is kept, the last activations are not even written
@@ -109,12 +109,37 @@ def test_bfloat16_is_as_near_to_the_truth_as_plain_bfloat16() -> None:
     want = in_float64(generator, w_plus, maps)
     with torch.autocast("cpu", torch.bfloat16):
         plain = all_of(generator, w_plus, maps)
-        generator.fused, generator.up_form = True, "folded"
+        generator.fused, generator.form = True, "folded"
         fast = all_of(generator, w_plus, maps)
         assert generator.synthesize(w_plus, maps).dtype == torch.float32  # the picture is never rounded
     # the interpreter cuts bfloat16 off where GPUs round it: twice the error
     for got, other, truth in zip(fast, plain, want, strict=True):
         assert distance(got, truth) < 2.5 * distance(other, truth)
+
+
+@in_the_interpreter
+@pytest.mark.usefixtures("poisoned")
+def test_convolutions_of_few_channels_are_done_with_all_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sam_age.models.fused import launch
+    from sam_age.models.fused.convolutions import UpConvolution
+
+    monkeypatch.setattr(launch, "tiles", launch.Tiles(direct=(4, 8), elements=4096, back_elements=4096, chunk=1))
+    monkeypatch.setattr(launch, "direct", lambda inputs, outputs, side, dtype: side >= 8)  # bfloat16 it cannot multiply
+    monkeypatch.setattr(UpConvolution, "unmeasured", {False: "folded", True: "folded"})
+    launched: Counter[str] = Counter()
+    convolve = launch.convolve
+    monkeypatch.setattr(launch, "convolve", lambda *a, **k: (launched.update(["direct"]), convolve(*a, **k))[1])
+    generator = made_up(16, channel_multiplier=1)  # 16 channels throughout
+    w_plus, maps = inputs(generator, 2)
+    want = in_float64(generator, w_plus, maps)
+    generator.fused, generator.form = True, "direct"
+    got = all_of(generator, w_plus, maps)
+    with torch.no_grad():
+        alone = generator.synthesize(w_plus, maps)
+    assert launched["direct"] == 2 * 3  # of 8 and 16 pixels; forward, back, and without gradients
+    assert torch.equal(alone.double(), got[0])
+    for one, truth in zip(got, want, strict=True):
+        assert distance(one, truth) < 3e-6
 
 
 @in_the_interpreter
@@ -297,7 +322,7 @@ def test_a_layer_is_a_convolution_and_a_kernel_each_way(monkeypatch: pytest.Monk
 
 
 def test_how_it_is_computed_is_no_part_of_the_networks_description() -> None:
-    assert not {"fused", "up_form"} & set(Generator(8, style_dim=8, channel_max=8, fused=False).config)
+    assert not {"fused", "form"} & set(Generator(8, style_dim=8, channel_max=8, fused=False).config)
 
 
 COMPILE = """
@@ -309,6 +334,7 @@ from sam_age.models.fused import kernels
 
 def binary(kernel, **constants):
     maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
+    maps |= {"x", "weight"}
     numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs", "rows"}
     names, types, facts = kernel.arg_names, {}, {}
     for i, name in enumerate(names):
@@ -325,6 +351,8 @@ walk = {"BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
 for text in (
     binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block),
     binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=3, **block),
+    binary(kernels.convolve, EPILOGUE=True, WRITES=True, STYLED=True, RGB=True, SKIP=True, INPUTS=32, OUTPUTS=32,
+           ROWS=8, COLUMNS=32),
     binary(kernels.fir_epilogue, **walk),
     binary(kernels.fir_epilogue_backward, **walk),
 ):
@@ -384,7 +412,7 @@ def on_the_gpu(generator: Generator, w_plus: torch.Tensor, dtype: torch.dtype) -
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("form", ["auto", "transposed", "subpixel", "folded"])
+@pytest.mark.parametrize("form", ["auto", "transposed", "subpixel", "folded", "direct"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_full_size_pictures_and_gradients_are_those_of_the_plain_path(
     full_size: Generator, dtype: torch.dtype, form: str
@@ -393,7 +421,7 @@ def test_full_size_pictures_and_gradients_are_those_of_the_plain_path(
     full_size.fused = False
     want = on_the_gpu(full_size, w_plus, torch.float32)
     plain = on_the_gpu(full_size, w_plus, dtype)
-    full_size.fused, full_size.up_form = True, form
+    full_size.fused, full_size.form = True, form
     got = on_the_gpu(full_size, w_plus, dtype)
     for tolerance, fast, slow, truth in zip(TOLERANCE[dtype], got, plain, want, strict=True):
         assert distance(fast, truth) < max(tolerance, 1.5 * distance(slow, truth))
@@ -402,7 +430,7 @@ def test_full_size_pictures_and_gradients_are_those_of_the_plain_path(
 @pytest.mark.gpu
 @needs_gpu
 def test_the_same_call_gives_the_same_bits_asks_nothing_of_the_host_and_can_be_recorded(full_size: Generator) -> None:
-    full_size.fused, full_size.up_form = True, "subpixel"  # cuDNN's transposed convolutions may add in any order
+    full_size.fused, full_size.form = True, "subpixel"  # cuDNN's transposed convolutions may add in any order
     w_plus = torch.randn(2, full_size.n_latent, 512, device="cuda", requires_grad=True)
     toward = torch.randn(2, 3, 1024, 1024, device="cuda")
 

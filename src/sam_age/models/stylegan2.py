@@ -119,10 +119,10 @@ class Generator(nn.Module):
         lr_mlp: learning-rate multiplier of the mapping network.
         fused: Triton kernels for synthesis with frozen weights. "auto": where they serve (a GPU with Triton, bfloat16
             or float32, no gradients for weights or of gradients); False: never; True: always, or say why not.
-        up_form: how the fused path doubles the resolution, one of `models.fused.convolutions.FORMS`; "auto": what is
-            fastest on the device, timed in the first calls.
+        form: of the fused path's layers, one of `models.fused.convolutions.DOUBLING` or `KEEPING`, for the layers that
+            have it; "auto": whichever is fastest on the device, timed in the first calls.
 
-    `fused` and `up_form` are attributes too, and no part of `config`: they change no result beyond rounding.
+    `fused` and `form` are attributes too, and no part of `config`: they change no result beyond rounding.
 
     `latent_avg` (style_dim,) is the centre of W, used for truncation and as the start of w+ codes. It is
     not part of the state dict (rosinality keeps it beside); `sam_age.weights.load` sets it.
@@ -144,10 +144,10 @@ class Generator(nn.Module):
         blur_kernel: Sequence[float] = (1, 3, 3, 1),
         lr_mlp: float = 0.01,
         fused: bool | str = "auto",
-        up_form: str = "auto",
+        form: str = "auto",
     ) -> None:
         super().__init__()
-        self.fused, self.up_form = fused, up_form
+        self.fused, self.form = fused, form
         log_size = check_size(size)
         self.config = {
             "size": size,

@@ -1,4 +1,4 @@
-"""Which form of doubling the resolution is fastest, found once for a shape, and kept while the process lives."""
+"""Which form of a layer is fastest, found once for a shape, and kept while the process lives."""
 
 from __future__ import annotations
 
@@ -9,47 +9,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_age.models.fused.convolutions import FORMS, UpConvolution, capturing
+from sam_age.models.fused.convolutions import Convolution, UpConvolution, capturing
 
 log = logging.getLogger("sam_age")
 
-UNMEASURED = {False: "subpixel", True: "transposed"}
-"""Forward, back: where nothing may be timed. Plain convolutions of stride 1 and 2, which cuDNN does well everywhere."""
-
 chosen: dict[tuple[Any, ...], str] = {}
-"""By device, dtype, batch, channels in and out, side of what is made, direction."""
+"""By kind, device, dtype, batch, channels in and out, side of what is made, direction."""
 
 REPEATS = 3
 
 
-def choose(up: UpConvolution, x: Tensor, side: int, wanted: str, work: Callable[[str], Tensor], *, back: bool) -> str:
+def choose(
+    layer: Convolution | UpConvolution, x: Tensor, side: int, wanted: str, work: Callable[[str], Any], *, back: bool
+) -> str:
     """The form to take.
 
     Args:
         x: on the device in question, of the batch in question.
         side: of what is made, pixels.
-        wanted: one of `FORMS`, or "auto".
+        wanted: one of the layer's forms, or "auto"; any other is not for this layer.
         work: does it in a given form; it may be called any number of times.
     """
-    if wanted != "auto":
-        return wanted
-    key = (x.device, up.dtype, x.shape[0], up.inputs, up.layer.channels, side, back)
+    forms = layer.forms(side)
+    if wanted != "auto" or len(forms) == 1:
+        return wanted if wanted in forms else layer.unmeasured[back]
+    sizes = (x.shape[0], layer.inputs, layer.layer.channels, side)
+    key = (type(layer).__name__, x.device, layer.dtype, *sizes, back)
     if key in chosen:
         return chosen[key]
     if not x.is_cuda or capturing(x) or torch.are_deterministic_algorithms_enabled():
-        return UNMEASURED[back]
-    before = set(up.weights)
-    milliseconds = {form: _time(lambda form=form: work(form)) for form in FORMS}
+        return layer.unmeasured[back]
+    before = set(layer.weights)
+    milliseconds = {form: _time(lambda form=form: work(form)) for form in forms}
     form = min(milliseconds, key=milliseconds.__getitem__)
     chosen[key] = form
-    for other in set(up.weights) - before - {(form, back)}:  # made to be tried; a recording may hold those of before
-        del up.weights[other]
+    for other in set(layer.weights) - before - {(form, back)}:  # made to be tried; a recording may hold those of before
+        del layer.weights[other]
     told = ", ".join(f"{name} {value:.3f} ms" for name, value in milliseconds.items())
-    log.debug("%s %d -> %d channels to %d pixels, batch %d: %s", "Back" if back else "Up", *key[3:6], key[2], told)
+    way = "back" if back else "forward"
+    log.debug("%s, %s, batch %d, %d -> %d channels, %d pixels: %s", key[0], way, *sizes, told)
     return form
 
 
-def _time(work: Callable[[], Tensor]) -> float:
+def _time(work: Callable[[], Any]) -> float:
     """Milliseconds, the least of a few: what else runs can only add to it."""
     work()  # compiles, allocates
     taken = []

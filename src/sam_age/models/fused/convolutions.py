@@ -7,6 +7,9 @@ device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +18,7 @@ from sam_age.models.fused import launch
 from sam_age.models.fused.launch import LAST, Colours, Layer
 from sam_age.models.ops import fold
 
-FORMS = ("transposed", "subpixel", "folded")
+DOUBLING = ("transposed", "subpixel", "folded")
 """Doubling the resolution, I -> O channels from H x H pixels to 2H x 2H:
 
 transposed: a transposed convolution of stride 2 (18 I O H^2 operations), then the filter and the epilogue.
@@ -23,24 +26,44 @@ subpixel: the same numbers from a 2 x 2 convolution with 4 O outputs, some of it
 folded: filter and weight in one, a 3 x 3 convolution with 4 O outputs (72 I O H^2), then the epilogue alone.
 """
 
+KEEPING = ("cudnn", "direct")
+"""Keeping it: cuDNN and the epilogue; or, of few channels in bfloat16, both in one kernel of ours."""
+
 Sums = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class Convolution:
-    """A 3 x 3 convolution that keeps the resolution, and its epilogue.
+    """A 3 x 3 convolution that keeps the resolution, and its epilogue, in any of `KEEPING`.
 
     Args:
         weight: (O, I, 3, 3), float32, at its runtime scale.
     """
 
+    unmeasured: ClassVar = {False: "cudnn", True: "cudnn"}  # forward, back
+
     def __init__(self, weight: Tensor, layer: Layer, dtype: torch.dtype) -> None:
-        self.layer = layer
+        self.layer, self.dtype = layer, dtype
         self.inputs = weight.shape[1]
-        self.weight = _laid_out(weight, dtype)
-        self.back = _laid_out(weight.transpose(0, 1).flip(2, 3), dtype)
+        self.plain = weight
+        self.weights: dict[tuple[str, bool], Tensor] = {}
+
+    def forms(self, side: int) -> tuple[str, ...]:
+        return KEEPING if launch.direct(self.inputs, self.layer.channels, side, self.dtype) else KEEPING[:1]
+
+    def weight(self, form: str, *, back: bool) -> Tensor:
+        """Of one form and direction: made when it is first asked for."""
+
+        def make() -> Tensor:
+            weight = self.plain.transpose(0, 1).flip(2, 3) if back else self.plain
+            if form == "direct":
+                return weight.permute(2, 3, 1, 0).to(self.dtype).contiguous()
+            return _laid_out(weight, self.dtype)
+
+        return _kept(self.weights, (form, back), make)
 
     def forward(
         self,
+        form: str,
         x: Tensor,
         gain: Tensor,
         noise: Tensor,
@@ -52,11 +75,14 @@ class Convolution:
         keep: bool = True,
     ) -> tuple[Tensor | None, Tensor | None]:
         """x (N, I, S, S) channels-last, times its styles -> z, picture: see `launch.epilogue`."""
-        convolved = F.conv2d(x, self.weight, padding=1).contiguous(memory_format=LAST)
-        given = {"colours": colours, "rgb_style": rgb_style, "below": below}
-        return launch.epilogue(convolved, self.layer, gain, noise, style, keep=keep, **given)
+        given = {"colours": colours, "rgb_style": rgb_style, "below": below, "keep": keep}
+        weight = self.weight(form, back=False)
+        if form == "direct":
+            return launch.convolve(x, weight, self.layer, gain, noise, style, **given)
+        convolved = F.conv2d(x, weight, padding=1).contiguous(memory_format=LAST)
+        return launch.epilogue(convolved, self.layer, gain, noise, style, **given)
 
-    def backward(
+    def of_convolved(
         self,
         of_z: Tensor | None,
         z: Tensor,
@@ -69,19 +95,30 @@ class Convolution:
         rgb_style: Tensor | None = None,
         of_rgb: Tensor | None = None,
     ) -> Tensor:
-        """Gradients of z, which is overwritten, and of the picture -> of x; see `launch.epilogue_backward`."""
+        """Gradients of z, which is overwritten, and of the picture -> of what the convolution gave."""
         given = {"colours": colours, "rgb_style": rgb_style, "of_rgb": of_rgb}
-        of_convolved = launch.epilogue_backward(of_z, z, self.layer, gain, noise, style, sums=sums, **given)
-        return F.conv2d(of_convolved, self.back, padding=1).contiguous(memory_format=LAST)
+        return launch.epilogue_backward(of_z, z, self.layer, gain, noise, style, sums=sums, **given)
+
+    def backward(self, form: str, of_convolved: Tensor) -> Tensor:
+        """Gradient of what the convolution gave -> of x."""
+        weight = self.weight(form, back=True)
+        if form == "direct":
+            return launch.convolve(of_convolved, weight, self.layer)[0]
+        return F.conv2d(of_convolved, weight, padding=1).contiguous(memory_format=LAST)
 
 
 class UpConvolution:
-    """A modulated convolution that doubles the resolution, its filter and its epilogue, in any of `FORMS`.
+    """A modulated convolution that doubles the resolution, its filter and its epilogue, in any of `DOUBLING`.
 
     Args:
         weight: (O, I, 3, 3), float32, at its runtime scale.
         kernel: (4, 4), the filter that follows.
     """
+
+    unmeasured: ClassVar = {
+        False: "subpixel",
+        True: "transposed",
+    }  # plain convolutions, which cuDNN does well everywhere
 
     def __init__(self, weight: Tensor, kernel: Tensor, layer: Layer, dtype: torch.dtype) -> None:
         self.layer, self.dtype = layer, dtype
@@ -91,18 +128,17 @@ class UpConvolution:
 
     def weight(self, form: str, *, back: bool) -> Tensor:
         """Of one form and direction: made when it is first asked for."""
-        key = (form, back)
-        if key in self.weights:
-            return self.weights[key]
-        if form == "transposed":  # (I, O, 3, 3) either way, as a transposed convolution and its gradient take it
-            weight = self.plain.transpose(0, 1)
-        else:
+
+        def make() -> Tensor:
+            if form == "transposed":  # (I, O, 3, 3) either way, as a transposed convolution and its gradient take it
+                return _laid_out(self.plain.transpose(0, 1), self.dtype)
             weight = subpixel(self.plain) if form == "subpixel" else folded(self.plain, self.kernel)
-            weight = weight.transpose(0, 1).flip(2, 3) if back else weight
-        weight = _laid_out(weight, self.dtype)
-        if not capturing(weight):  # what is made in a recording lives in its memory
-            self.weights[key] = weight
-        return weight
+            return _laid_out(weight.transpose(0, 1).flip(2, 3) if back else weight, self.dtype)
+
+        return _kept(self.weights, (form, back), make)
+
+    def forms(self, side: int) -> tuple[str, ...]:
+        return DOUBLING
 
     def forward(self, form: str, x: Tensor, gain: Tensor, noise: Tensor, style: Tensor) -> Tensor:
         """x (N, I, H, H) channels-last, times its styles -> z (N, O, 2H, 2H)."""
@@ -157,6 +193,15 @@ def folded(weight: Tensor, kernel: Tensor) -> Tensor:
 def capturing(x: Tensor) -> bool:
     """Whether a CUDA graph is being recorded."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _kept(weights: dict[tuple[str, bool], Tensor], key: tuple[str, bool], make: Callable[[], Tensor]) -> Tensor:
+    if key in weights:
+        return weights[key]
+    weight = make()
+    if not capturing(weight):  # what is made in a recording lives in its memory
+        weights[key] = weight
+    return weight
 
 
 def _laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sam_age.models.fused import launch, synthesis_parameters
 from sam_age.models.fused.choosing import choose
-from sam_age.models.fused.convolutions import Convolution, UpConvolution, capturing
+from sam_age.models.fused.convolutions import DOUBLING, KEEPING, Convolution, UpConvolution, capturing
 from sam_age.models.fused.launch import LAST, Colours, Layer
 from sam_age.models.stylegan2 import Generator, StyledConv, ToRGB
 
@@ -28,12 +28,15 @@ def synthesize(
     Returns:
         the picture (N, 3, S, S) in the dtype of w_plus; and the last activations, in `dtype`.
     """
+    if generator.form not in ("auto", *DOUBLING, *KEEPING):
+        known = ", ".join(("auto", *DOUBLING, *KEEPING))
+        raise ValueError(f"No form of layers is called {generator.form!r}. Known: {known}.")
     there = torch.cuda.device(w_plus.device) if w_plus.is_cuda else contextlib.nullcontext()
     with there, torch.autocast(w_plus.device.type, enabled=False):
         prepared = _prepare(generator, dtype)
         styles, gains, rgb_styles = prepared.modulate(w_plus.float())
         maps = [noise.contiguous() for noise in maps]
-        picture, *last = _Synthesis.apply(styles, gains, rgb_styles, maps, prepared, generator.up_form, features)
+        picture, *last = _Synthesis.apply(styles, gains, rgb_styles, maps, prepared, generator.form, features)
     picture = picture.to(w_plus.dtype)
     return (picture, *last) if features else picture
 
@@ -101,14 +104,13 @@ class _Synthesis(torch.autograd.Function):
         picture, kept = None, []
         for i, layer in enumerate(prepared.convolutions):
             style = styles[i + 1] if i < last else None
-            given = (gains[i], maps[i], style)
-            if isinstance(layer, UpConvolution):
-                side = 2 * z.shape[2]
-                best = choose(layer, z, side, form, lambda name: layer.forward(name, z, *given), back=False)  # noqa: B023
-                z = layer.forward(best, z, *given)
-            else:
-                colours = {"colours": prepared.colours[i // 2], "rgb_style": rgb_styles[i // 2], "below": picture}
-                z, picture = layer.forward(z, *given, **colours, keep=keeps or features or i < last)
+            given, others = (z, gains[i], maps[i], style), {}
+            if not isinstance(layer, UpConvolution):
+                others = {"colours": prepared.colours[i // 2], "rgb_style": rgb_styles[i // 2], "below": picture}
+                others["keep"] = keeps or features or i < last
+            work = lambda name: layer.forward(name, *given, **others)  # noqa: B023, E731
+            made = work(choose(layer, z, maps[i].shape[2], form, work, back=False))
+            z, picture = (made, picture) if isinstance(layer, UpConvolution) else made
             if keeps:
                 kept.append(z)
         if keeps:
@@ -146,7 +148,9 @@ class _Synthesis(torch.autograd.Function):
                 else:
                     sums = (of_gains[i], of_style, of_rgb_styles[i // 2])
                     colours = {"colours": prepared.colours[i // 2], "rgb_style": rgb_styles[i // 2], "of_rgb": of_rgb}
-                    of_z = layer.backward(of_z, *given, sums, **colours)
+                    of_z = layer.of_convolved(of_z, *given, sums, **colours)
+                    work = lambda name: layer.backward(name, of_z)  # noqa: B023, E731
+                    of_z = work(choose(layer, of_z, of_z.shape[2], form, work, back=True))
             start = prepared.start
             of_styles[0, :, : start.shape[1]] = (of_z.float() * start).sum((2, 3))
         return of_styles, of_gains, of_rgb_styles, None, None, None, None
