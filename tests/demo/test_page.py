@@ -44,26 +44,38 @@ def address() -> Iterator[str]:
     samples = [Image.new("RGB", (256, 256), colour) for colour in ("#804020", "#205080")]
     pipeline = AgingPipeline(Mirror(shift=0.5), age_net=Brightness())
     with running(Studio(pipeline, samples, Limits(megabytes=1, megapixels=4)), "A test.") as address:
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
         yield address.rstrip("/")
-    assert not Path(TEMPORARY[0]).exists()  # what was uploaded went with the page
-
-
-TEMPORARY: list[str] = []
+    assert not folder.exists()  # what was uploaded went with the page
 
 
 @pytest.fixture(scope="module")
-def page(address: str) -> Iterator:
-    TEMPORARY[:] = [os.environ["GRADIO_TEMP_DIR"]]
+def browser() -> Iterator:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(15_000)
-        page.elsewhere = []
-        page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or page.elsewhere.append(r.url))
-        page.goto(address)
-        page.wait_for_selector("#sa-age input[type=range]")
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser, address: str) -> Iterator:
+    """A visitor's page, for whom nothing may come from elsewhere."""
+    page, elsewhere = browser.new_page(viewport={"width": 1280, "height": 1000}), []
+    page.set_default_timeout(15_000)
+    page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or elsewhere.append(r.url))
+    page.goto(address)
+    page.wait_for_selector("#sa-age input[type=range]")
+    yield page
+    page.close()
+    assert elsewhere == []
+
+
+@pytest.fixture
+def seated(page):
+    """With an uploaded photo, aged."""
+    drop(page, "astronaut.png", png(Image.fromarray(data.astronaut())))
+    page.wait_for_selector("#sa-aged[alt*='age of 70']")
+    return page
 
 
 def aged(page) -> np.ndarray:
@@ -77,15 +89,13 @@ def drop(page, name: str, content: bytes) -> None:
 
 
 def uploads() -> list[Path]:
-    return [path for path in Path(TEMPORARY[0]).rglob("*") if path.is_file()]
+    return [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
 
 
 @browser_needed
-def test_upload_slide_and_look(page, tmp_path) -> None:
-    drop(page, "astronaut.png", png(Image.fromarray(data.astronaut())))
-    page.wait_for_selector("#sa-found figure")
+def test_upload_slide_and_look(seated, tmp_path) -> None:
+    page = seated
     assert "One face found" in page.inner_text("#sa-found")
-    page.wait_for_selector("#sa-aged[alt*='age of 70']")
     at_70 = aged(page)
 
     slider = page.locator("#sa-age input[type=range]")
@@ -116,7 +126,8 @@ def test_upload_slide_and_look(page, tmp_path) -> None:
 
 
 @browser_needed
-def test_film_dial_reference_and_the_photo_itself(page) -> None:
+def test_film_reference_and_the_photo_itself(seated) -> None:
+    page = seated
     page.get_by_role("tab", name="Film").click()
     page.click("#sa-make")
     page.wait_for_selector("#sa-film")
@@ -159,20 +170,15 @@ def test_a_file_too_large_or_of_another_type_is_refused_with_a_message(
 
 
 @browser_needed
-def test_another_visitor_sees_nothing_of_the_first(page) -> None:
-    assert page.locator("#sa-aged").count() == 1
-    other = page.context.browser.new_page()
-    other.goto(page.url)
+def test_another_visitor_sees_nothing_of_the_first(seated, browser) -> None:
+    assert seated.locator("#sa-aged").count() == 1
+    other = browser.new_page()
+    other.goto(seated.url)
     other.locator("#sa-age input[type=range]").press("ArrowLeft")
     other.wait_for_timeout(500)
     assert "Whose face?" in other.inner_text("#sa-pair")
     assert other.locator("#sa-aged, #sa-found img").count() == 0
     other.close()
-
-
-@browser_needed
-def test_nothing_came_from_elsewhere(page) -> None:
-    assert page.elsewhere == []
 
 
 # ---- past the page: what a program may send --------------------------------------------------------------------------
