@@ -1,0 +1,1 @@
+"""Optimizers that launch little: see `ranger`."""

@@ -1,0 +1,88 @@
+"""Ranger in few passes against the library's, and what it may not do to a step."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from pytorch_optimizer import Ranger as Published
+from torch import nn
+
+from sam_age.errors import InputError
+from sam_age.optim.ranger import Ranger
+
+SETTINGS = {"lr": 1e-2, "betas": (0.95, 0.999), "eps": 1e-5, "weight_decay": 0.1}
+
+
+def weights(dtype: torch.dtype = torch.float64, layout: torch.memory_format = torch.contiguous_format) -> list:
+    torch.manual_seed(0)
+    made = [torch.randn(4, 3, 3, 3, dtype=dtype).contiguous(memory_format=layout), torch.randn(5, 7, dtype=dtype)]
+    return [nn.Parameter(x) for x in (*made, torch.randn(4, dtype=dtype), torch.randn(6, 8, 1, 1, dtype=dtype))]
+
+
+def run(optimizer: torch.optim.Optimizer, parameters: list, steps: range) -> None:
+    for step in steps:
+        torch.manual_seed(step)
+        for parameter in parameters:
+            parameter.grad = (torch.randn(parameter.shape) + 1).to(parameter)
+        optimizer.step()
+
+
+def published(parameters: list) -> Published:
+    return Published(parameters, n_sma_threshold=5, degenerated_to_sgd=True, **SETTINGS)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_it_goes_where_the_published_one_goes(fused: bool) -> None:
+    ours, theirs = weights(), weights()
+    run(Ranger(ours, fused=fused, **SETTINGS), ours, range(25))
+    run(published(theirs), theirs, range(25))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_run_of_the_published_one_goes_on(fused: bool) -> None:
+    """With its weights' channels innermost by now, which its state is not."""
+    theirs = weights()
+    before = published(theirs)
+    run(before, theirs, range(8))
+    ours = weights(layout=torch.channels_last)
+    with torch.no_grad():
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.copy_(other)
+    after = Ranger(ours, fused=fused, **SETTINGS)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))  # loading would share tensors
+    assert all(s["exp_avg"].stride() == p.stride() for p, s in after.state.items())
+    for optimizer, parameters in ((before, theirs), (after, ours)):
+        run(optimizer, parameters, range(8, 20))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+
+
+def test_the_fused_kernel_resumes_bit_for_bit() -> None:
+    straight = weights(torch.float32)
+    first = Ranger(straight, fused=True, **SETTINGS)
+    run(first, straight, range(8))
+    again = [nn.Parameter(p.detach().clone()) for p in straight]
+    resumed = Ranger(again, fused=True, **SETTINGS)
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    for optimizer, parameters in ((first, straight), (resumed, again)):
+        run(optimizer, parameters, range(8, 16))
+    assert all(torch.equal(mine, other) for mine, other in zip(straight, again, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1}, {"k": 0}, {"betas": (0.9, 1.0)}, {"n_sma_threshold": 3}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict) -> None:
+    with pytest.raises(InputError, match="Ranger's"):
+        Ranger(weights(), **wrong)
+
+
+def test_what_no_gradient_reached_stays() -> None:
+    parameters = weights()
+    before = parameters[0].detach().clone()
+    for parameter in parameters[1:]:
+        parameter.grad = torch.ones_like(parameter)
+    Ranger(parameters).step()
+    assert torch.equal(parameters[0], before)
