@@ -84,6 +84,11 @@ def aged(page) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"), int)
 
 
+def changed_from(page, source: str) -> None:
+    """Wait for another picture than one that was read before the change was asked for."""
+    page.wait_for_function("source => document.getElementById('sa-aged').src != source", arg=source)
+
+
 def drop(page, name: str, content: bytes) -> None:
     page.set_input_files("#sa-upload input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
 
@@ -126,6 +131,24 @@ def test_upload_slide_and_look(seated, tmp_path) -> None:
 
 
 @browser_needed
+def test_another_face_of_the_photo_is_chosen(page) -> None:
+    astronaut = Image.fromarray(data.astronaut())
+    both = Image.new("RGB", (924, 512))
+    both.paste(astronaut, (0, 0))
+    both.paste(astronaut.resize((400, 400)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), (512, 50))
+    drop(page, "two.png", png(both))
+    page.locator("#sa-found", has_text="2 faces found; number 1 is taken").wait_for()
+    page.wait_for_selector("#sa-aged")
+    first, shown = aged(page), page.get_attribute("#sa-aged", "src")
+    page.locator("#sa-faces input").nth(1).check()
+    page.locator("#sa-found", has_text="number 2 is taken").wait_for()
+    changed_from(page, shown)
+    mirrored = np.corrcoef(aged(page)[:, ::-1].ravel(), first.ravel())[0, 1]
+    assert mirrored > 0.9
+    assert page.locator("#sa-faces input").nth(1).is_checked()
+
+
+@browser_needed
 def test_film_reference_and_the_photo_itself(seated) -> None:
     page = seated
     page.get_by_role("tab", name="Film").click()
@@ -133,12 +156,10 @@ def test_film_reference_and_the_photo_itself(seated) -> None:
     page.wait_for_selector("#sa-film")
     assert page.evaluate("document.getElementById('sa-film').naturalWidth") == 256
 
-    before = aged(page)
+    before, shown = aged(page), page.get_attribute("#sa-aged", "src")
     page.get_by_role("tab", name="Borrow a look").click()
     page.click("#sa-others [data-pick='1']")
-    page.wait_for_function(
-        "src => document.getElementById('sa-aged').src != src", arg=page.get_attribute("#sa-aged", "src")
-    )
+    changed_from(page, shown)
     assert (aged(page) != before).any()
 
     page.get_by_role("tab", name="In the photo").click()

@@ -175,7 +175,8 @@ class _Page:
         if sitting is None:
             return self._refused(InputError("This photo was forgotten after a while: drop it again."), None)
         try:
-            return self._seated(self.studio.choose(sitting, number))
+            chosen, said, photo, _, *rest = self._seated(self.studio.choose(sitting, number))
+            return chosen, said, photo, gr.skip(), *rest  # the choice itself is as the visitor left it
         except InputError as error:
             return self._refused(error, sitting)
 
