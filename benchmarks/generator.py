@@ -26,7 +26,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.layers import FORMS, H200, OneLayer, costs, made_up, predicted
+from benchmarks.layers import FORMS, H200, OneLayer, costs, made_up, predicted, recorded
 from benchmarks.measure import machine, report, spread
 from benchmarks.networks import SIZES
 from benchmarks.peaks import measured
@@ -320,11 +320,12 @@ class Bench:
 
     def tiles(self) -> list[dict[str, Any]]:
         """Other shapes of programs, at a wide and a narrow layer: those that beat the ones in use, or come near."""
-        if not self.fuses:
-            return []
+        rows = self.tried() if self.fuses else []
+        return sorted(rows, key=lambda row: (row["tiles"], row["layer"], row["rest"]))
+
+    def tried(self) -> Iterator[dict[str, Any]]:
         from sam_age.models.fused import launch
 
-        rows = []
         last = len(self.prepared().convolutions) - 1
         narrow = (last, last - 1)  # of the last resolution: 3 x 3, doubling
         wide = (max(last - 6, 2), max(last - 7, 1))
@@ -348,17 +349,16 @@ class Bench:
             for values in itertools.product(*options.values()):
                 if time.monotonic() - self.start > self.given.seconds:
                     self.notes.append("tiles: the time was up; --parts tiles --seconds 600 tries all.")
-                    return _sorted(rows)
+                    return
                 chosen = dict(zip(options, values, strict=True))
                 with mock.patch.object(launch, "tiles", replace(launch.tiles, **chosen)):
                     seconds = spread(self.graphed(lambda layer=layer, form=form, back=back: layer.whole(form, back)))
                 rest = max(seconds["median"] - convolution, 1e-9)
                 rate = layer.cost(form, back).rest_bytes / rest / GB
                 told = " ".join(f"{key}={value}" for key, value in chosen.items())
-                rows.append({"tiles": name, "layer": layer.name, "tried": told, "rest": rest * MILLI, "GB/s": rate})
+                yield {"tiles": name, "layer": layer.name, "tried": told, "rest": rest * MILLI, "GB/s": rate}
             del layer
             self.clear()
-        return _sorted(rows)
 
     # ---- clocks --------------------------------------------------------------------------------------
 
@@ -391,26 +391,6 @@ class Bench:
             marks[-1][1].record()
         torch.cuda.synchronize()
         return [first.elapsed_time(second) / MILLI for first, second in marks]
-
-
-def recorded(work: Callable[[], Any], calls: int) -> Callable[[], None]:
-    """Some calls as one CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for _ in range(calls):
-            work()
-    return graph.replay
-
-
-def _sorted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: (row["tiles"], row["layer"], row["rest"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Layers of the generator for `benchmarks.generator`: made-up inputs, operations and bytes, and predictions."""
+"""Layers of the generator for `benchmarks.generator`: made-up inputs, recordings, operations and bytes, predictions."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ def made_up(size: str, device: str) -> Generator:
         torch.nn.init.normal_(layer.activate.bias, std=0.1)
     generator.fused = False
     return generator.requires_grad_(False).eval()
+
+
+def recorded(work: Callable[[], Any], calls: int) -> Callable[[], None]:
+    """Some calls as one CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(calls):
+            work()
+    return graph.replay
 
 
 class OneLayer:
