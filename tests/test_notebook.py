@@ -19,7 +19,6 @@ from tests.test_bundle import bundle, runs, tool  # noqa: F401 fixtures
 
 pytest.importorskip("nbclient")
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = (pretrained.FOLDER / "sam.safetensors").is_file()
 TOUR = ROOT / "notebooks" / "tour.ipynb"
 
 
@@ -70,7 +69,6 @@ def check(notebook) -> None:
     assert "There and back" in said(notebook)
 
 
-@pytest.mark.skipif(BUNDLED, reason="runs on the package's own weights")
 def test_the_tour_runs_on_a_made_up_model(
     runner: ModuleType, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +82,8 @@ def test_the_tour_runs_on_a_made_up_model(
     check(runner.run(TOUR))
 
 
-@pytest.mark.skipif(not BUNDLED, reason="no weights in this copy")
+@pytest.mark.slow
+@pytest.mark.skipif(not (pretrained.FOLDER / "sam.safetensors").is_file(), reason="no weights in this copy")
 def test_the_tour_takes_less_than_two_minutes_and_has_its_outputs_saved(runner: ModuleType) -> None:
     import nbformat
 
