@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sam_age.models.stylegan2 import Generator
+
 
 class HostWork(TorchDispatchMode):
     """Writes down what has to do with the host's memory. What waits for a value, fake tensors refuse by themselves."""
@@ -34,6 +36,8 @@ def on_a_gpu(module: Any, monkeypatch: Any) -> Iterator[HostWork]:
     """The LightningModule's tensors as a GPU's, without one; backward passes, which need one, are left out."""
     with FakeTensorMode():
         for part in module.modules():
+            if isinstance(part, Generator):
+                part.fused = False  # its kernels need a GPU
             for name, parameter in part._parameters.items():
                 if parameter is not None:
                     made = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")
@@ -44,5 +48,13 @@ def on_a_gpu(module: Any, monkeypatch: Any) -> Iterator[HostWork]:
         monkeypatch.setattr(type(module), "device", torch.device("cuda"))
         monkeypatch.setattr(type(module), "manual_backward", lambda *args, **kwargs: None)
         module._trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(model=module))
-        with HostWork() as work, torch.autocast("cuda", torch.bfloat16):
-            yield work
+        before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        torch.set_autocast_enabled("cuda", True)  # the context manager would not, where there is no GPU
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        try:
+            with HostWork() as work:
+                yield work
+        finally:
+            torch.set_autocast_enabled("cuda", before[0])
+            torch.set_autocast_dtype("cuda", before[1])
+            torch.clear_autocast_cache()

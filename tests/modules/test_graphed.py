@@ -20,7 +20,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 def test_on_a_cpu_a_step_is_what_it_was() -> None:
     module = tiny_module(graphed=True)
     fit(module, torch.zeros(2, 3, 256, 256), steps=1)
-    assert module.gradients == module.take_gradients
+    assert module.gradients == module.step_gradients
 
 
 def test_several_processes_are_told_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
+from benchmarks.networks import random_losses, random_sam
+from sam_age.modules.aging import AgingModule
+from sam_age.modules.frozen import CastOnce
 from tests.modules.fake_gpu import on_a_gpu
-from tests.modules.test_aging import tiny_module
+from tests.modules.test_aging import ranger, tiny_module
 from tests.modules.test_inversion import tiny_inversion
 
 
@@ -19,6 +22,19 @@ def test_an_aging_step_asks_nothing_of_the_host(aging: bool, channels_last: bool
         faces, age = torch.empty(2, 3, 256, 256, device="cuda"), torch.empty(2, device="cuda")
         total, _ = module.take_gradients(faces, age, aging=aging)
         assert total.device.type == "cuda"
+    assert work.seen == []
+
+
+def test_a_step_of_the_full_size_asks_nothing_of_the_host(monkeypatch) -> None:
+    """The paper's networks themselves, with nothing in them but shapes."""
+    with torch.device("meta"):
+        sam, losses = random_sam("1024"), random_losses("1024")
+    module = AgingModule(sam, losses, ranger, channels_last=True, cast_once=True).train()
+    with on_a_gpu(module, monkeypatch) as work:
+        module.frozen = CastOnce((sam.pretrained_encoder, losses), torch.bfloat16)
+        faces, age = torch.empty(2, 3, 256, 256, device="cuda"), torch.empty(2, device="cuda")
+        for aging in (True, False):
+            module.step_gradients(faces, age, aging=aging)
     assert work.seen == []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,15 +17,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sam_age.device import innermost_channels
+from sam_age.errors import InputError
 from sam_age.evaluation.metrics import AgeError
 from sam_age.losses import AgingLosses
 from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet
 from sam_age.models.sam import SAM, face_pool
+from sam_age.modules.frozen import CastOnce
+from sam_age.modules.recompute import recompute
 from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
 from sam_age.modules.stage import mix_seed as _mix
 
 Batch = Mapping[str, Tensor]
+COMPILED = ("generator", "encoders", "judges")
+"""What `AgingModule.compiled` can name."""
 
 
 class AgingModule(Stage):
@@ -42,9 +47,11 @@ class AgingModule(Stage):
         frozen_batch_norm: the encoder's batch norm uses its running statistics instead of the batch's, so
             that a result does not depend on how a batch is split; the authors train with False.
         warmup_steps, cosine: of the learning rate, see `Stage`; the authors' is constant.
-        compiled: torch.compile for the generator, in training.
+        compiled: torch.compile in training, for some of `COMPILED`; True is the generator alone.
         channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
-        graphed: on a GPU, the work of a step recorded once and replayed, see `Graphed`; for small networks.
+        graphed: on a GPU, the work of a step recorded once and replayed, see `Graphed`.
+        cast_once: under autocast on a GPU, frozen weights cast once and not at every call, see `CastOnce`.
+        recomputed: the age encoder's residual units keep their inputs alone for the way back, see `recompute`.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         seed: with the step, decides every random draw (see `draw`).
 
@@ -66,9 +73,11 @@ class AgingModule(Stage):
         frozen_batch_norm: bool = False,
         warmup_steps: int = 0,
         cosine: bool = False,
-        compiled: bool = False,
+        compiled: bool | Sequence[str] = False,
         channels_last: bool = False,
         graphed: bool = False,
+        cast_once: bool = False,
+        recomputed: bool = False,
         age_judge: AgeNet | None = None,
         identity_judge: IdentityNet | None = None,
         seed: int = 0,
@@ -82,9 +91,13 @@ class AgingModule(Stage):
         self.same_age_probability = same_age_probability
         self.frozen_batch_norm = frozen_batch_norm
         self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
-        self.compiled, self.channels_last, self.graphed = compiled, channels_last, graphed
+        self.compiled, self.channels_last, self.graphed = parts_to_compile(compiled), channels_last, graphed
+        self.cast_once, self.recomputed = cast_once, recomputed
+        if recomputed and "encoders" in self.compiled:
+            raise InputError("module.recomputed=true cannot go with module.compiled=[encoders]: choose one of them.")
+        self.frozen: CastOnce | None = None
         self.make = sam.decoder.synthesize
-        self.gradients = self.take_gradients
+        self.gradients = self.step_gradients
         self.ema_decay = ema_decay
         self.averages_weights = ema_decay is not None
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(sam.encoder).requires_grad_(False).eval()
@@ -112,6 +125,11 @@ class AgingModule(Stage):
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
         logged = {f"train/{name}": value for name, value in terms.items()}
         self.log_dict(logged | {"train/total": total, "train/lr": rate}, batch_size=len(faces))
+
+    def step_gradients(self, faces: Tensor, target_age: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """`take_gradients`, the frozen networks with the weights that were cast for it."""
+        with contextlib.nullcontext() if self.frozen is None else self.frozen.in_use():
+            return self.take_gradients(faces, target_age, **kwargs)
 
     def take_gradients(self, faces: Tensor, target_age: Tensor, *, aging: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of both ways, and its terms; its gradients are left in the age encoder's parameters.
@@ -190,15 +208,32 @@ class AgingModule(Stage):
         return self
 
     def on_fit_start(self) -> None:
-        if self.compiled:
+        sam, losses = self.sam, self.losses
+        judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
+        if self.recomputed:
+            recompute(sam.encoder.body)
+        if "generator" in self.compiled:
             self.make = torch.compile(self.make)
+        if "encoders" in self.compiled:
+            for encoder in (sam.encoder, sam.pretrained_encoder):
+                encoder.compile()
+        if "judges" in self.compiled:
+            for judge in filter(None, judges[:2]):
+                judge.compile()
+            if losses.perceptual_net is not None:
+                losses.perceptual_net.features = torch.compile(losses.perceptual_net.features)
         if self.innermost:
-            sam = self.sam
             innermost_channels(sam.encoder, self.ema_encoder, sam.pretrained_encoder, sam.decoder.input)
+            innermost_channels(*filter(gains_from_innermost, judges))
 
     def on_train_start(self) -> None:
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision)
+        if self.cast_once and dtype is not None and self.device.type == "cuda":
+            losses = self.losses
+            judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
+            self.frozen = CastOnce((self.sam.pretrained_encoder, *judges), dtype)
         if self.graphed:
-            self.gradients = self.recorded(self.take_gradients, self.sam.encoder.parameters())
+            self.gradients = self.recorded(self.step_gradients, self.sam.encoder.parameters())
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode
 
     # ---- validation --------------------------------------------------------------------------------
@@ -261,3 +296,23 @@ class AgingModule(Stage):
 def validation_ages(index: Tensor) -> Tensor:
     """The age that validation asks of image `index` (N,): fixed, and spread evenly over 0..100 years."""
     return (37 * index % 101).float()  # 37 and 101 share no factor: each age comes once in 101 images
+
+
+def parts_to_compile(compiled: bool | str | Sequence[str]) -> tuple[str, ...]:
+    """`module.compiled` as names of `COMPILED`.
+
+    Raises:
+        InputError: another name.
+    """
+    if isinstance(compiled, bool):
+        return ("generator",) if compiled else ()
+    names = (compiled,) if isinstance(compiled, str) else tuple(compiled)
+    if unknown := [name for name in names if name not in COMPILED]:
+        raise InputError(f"module.compiled is true, false or some of [{', '.join(COMPILED)}], not {unknown[0]!r}.")
+    return names
+
+
+def gains_from_innermost(judge: nn.Module | None) -> bool:
+    """Whether a judge's convolutions are to have their channels innermost: PyTorch's group normalisation undoes it, and
+    then each would turn its map around."""
+    return judge is not None and not any(isinstance(layer, nn.GroupNorm) for layer in judge.modules())

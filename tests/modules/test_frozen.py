@@ -1,0 +1,86 @@
+"""What makes a step cheaper does not change it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sam_age.errors import InputError
+from sam_age.models.encoder import GradualStyleEncoder
+from sam_age.modules.aging import parts_to_compile
+from sam_age.modules.frozen import CastOnce
+from sam_age.modules.recompute import recompute
+from tests.modules.test_aging import fit, tiny_module
+
+
+def small_encoder() -> GradualStyleEncoder:
+    torch.manual_seed(0)
+    sizes = {"style_dim": 8, "widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1), "tower_width": 8, "image_size": 32}
+    return GradualStyleEncoder(3, 8, **sizes)
+
+
+def test_weights_cast_once_are_autocasts_to_the_bit_and_leave_no_trace() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4))
+    network.requires_grad_(False).eval()
+    learns = nn.Linear(4, 4)
+    kept = {name: x.clone() for name, x in network.state_dict().items()}
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    cast = CastOnce((network, learns, None), torch.bfloat16)
+    assert len(cast.parameters) == 4  # not the normalisation's, nor those that learn
+    found = []
+    with torch.autocast("cpu", torch.bfloat16):
+        for used in (False, True):
+            with cast.in_use() if used else torch.enable_grad():
+                y = learns(network(x))
+                found.append((y, *torch.autograd.grad(y.float().square().sum(), x)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    with pytest.raises(KeyError), cast.in_use():
+        raise KeyError
+    after = network.state_dict()
+    assert all(torch.equal(kept[name], after[name]) and kept[name].dtype == after[name].dtype for name in kept)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_recomputed_units_give_the_same_gradients_and_count_a_batch_once(autocast: bool) -> None:
+    plain = small_encoder().train()
+    saving = copy.deepcopy(plain)
+    recompute(saving.body)
+    x = torch.randn(4, 3, 32, 32)
+    kept = []
+    for encoder in (plain, saving):
+        sizes: list[int] = []
+        pack = lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1]  # noqa: E731
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                y = encoder(x)
+            y.float().square().sum().backward()
+        kept.append(sum(sizes))
+    for (name, mine), (_, other) in zip(saving.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.equal(mine.grad, other.grad), name
+    ours, theirs = saving.state_dict(), plain.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)  # running statistics among them
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_a_run_with_recomputed_units_is_the_plain_one() -> None:
+    faces = torch.rand(4, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ends = []
+    for recomputed in (False, True):
+        module = tiny_module(recomputed=recomputed, ema_decay=0.9)
+        fit(module, faces, steps=2)
+        ends.append(module.state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_what_to_compile_is_checked() -> None:
+    assert parts_to_compile(True) == ("generator",)
+    assert parts_to_compile(False) == ()
+    assert parts_to_compile("judges") == ("judges",)
+    with pytest.raises(InputError, match=r"module\.compiled is true, false or some of"):
+        parts_to_compile(["decoder"])
+    with pytest.raises(InputError, match=r"cannot go with"):
+        tiny_module(recomputed=True, compiled=["encoders"])
