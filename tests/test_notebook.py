@@ -1,4 +1,4 @@
-"""notebooks/tour.ipynb runs from top to bottom: with the package's weights, or made-up ones until they are there."""
+"""notebooks/tour.ipynb runs from top to bottom: on made-up weights and, among the slow tests, on the package's own."""
 
 from __future__ import annotations
 
