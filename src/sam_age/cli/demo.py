@@ -17,6 +17,7 @@ def demo(cfg: DictConfig) -> None:
     """Serve the page until it is interrupted; see conf/demo.yaml."""
     from sam_age.demo.serve import LOCAL, need_gradio, note_of, running
     from sam_age.demo.studio import Limits, Studio, samples_of
+    from sam_age.device import keep_freed_memory
     from sam_age.pipeline import AgingPipeline
 
     need_gradio()
@@ -26,6 +27,8 @@ def demo(cfg: DictConfig) -> None:
     port = None if cfg.port is None else number_above_0(cfg, "port")
     samples = samples_of(cfg.samples)
     pipeline = AgingPipeline.from_pretrained(str(cfg.checkpoint), device=cfg.device, precision=cfg.precision)
+    if pipeline.device.type == "cpu":
+        keep_freed_memory()
     studio = Studio(pipeline, samples, limits)
     log.info("A picture takes %.2f s on %s.", studio.warm_up(), pipeline.device)
     with running(
