@@ -1,6 +1,8 @@
 """One training step of SAM: seconds, memory, images a second, and whether the host ever waits for the device.
 
-    python -m benchmarks.training_step --batch 6 --precision bf16-mixed     the paper's batch on a GPU
+    python -m benchmarks.training_step --batch 16 --fast                    conf/experiment/fast.yaml, on a GPU
+    python -m benchmarks.training_step --batch 6 --precision bf16-mixed     the paper's batch, nothing recorded
+    python -m benchmarks.training_step --batch 16 --fast --profile 30       and the kernels that take longest
     python -m benchmarks.training_step --size tiny --device cpu --steps 3   does it run?
 
 Made-up weights and faces, one batch kept on the device: the loader is not measured. The step is
@@ -24,21 +26,28 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, arguments, config, random_losses, random_sam
-from sam_age.modules.aging import AgingModule
+from benchmarks.peaks import measured
+from sam_age.models.fused import reason_against
+from sam_age.models.identity import face_crop
+from sam_age.models.sam import with_age
+from sam_age.modules.aging import COMPILED, AgingModule
 
 MODULE = "benchmarks.training_step"
 GB = 1e9
+PROFILED = 3  # steps
 OPTIMIZERS = ("ranger", "adam", "adamw", "schedule_free")
 
 
 def main() -> None:
     given = _parser().parse_args()
     result = measure(given)
-    report(result, [row(result)])
+    report(result, *filter(None, ([row(result)], goals(result))))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,14 +56,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=6, help="faces a step; the paper's 6")
     parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed, ... as Lightning names them")
     parser.add_argument("--steps", type=int, default=20, help="timed steps")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before them")
+    parser.add_argument("--warmup", type=int, help="steps before them; 5, or 12 where they are recorded")
     parser.add_argument("--size", choices=SIZES, default="1024", help="conf/model/sam_<size>.yaml")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="ranger", help="conf/optimizer/<name>.yaml")
     parser.add_argument(
         "--compile", default="no", metavar="MODE", help="no, or a mode of torch.compile: default, max-autotune, ..."
     )
-    parser.add_argument("--channels-last", action="store_true", help="lay images out as NHWC")
+    parser.add_argument(
+        "--fast", action="store_true", help="what conf/experiment/fast.yaml sets, whatever else is asked"
+    )
+    parser.add_argument("--channels-last", action="store_true", help="module.channels_last")
+    parser.add_argument("--graphed", action="store_true", help="module.graphed: the step as a CUDA graph")
+    parser.add_argument("--cast-once", action="store_true", help="module.cast_once: frozen weights cast once")
+    parser.add_argument("--recomputed", action="store_true", help="module.recomputed: the age encoder's units")
+    parser.add_argument("--compiled", nargs="+", default=[], choices=COMPILED, help="module.compiled")
+    parser.add_argument("--ema-decay", type=float, help="module.ema_decay")
+    parser.add_argument("--generator", choices=("auto", "true", "false"), default="auto", help="model.decoder.fused")
+    parser.add_argument("--no-peaks", action="store_true", help="do not measure what the device can do at most")
+    parser.add_argument(
+        "--profile", type=int, metavar="ROWS", help="three more steps under the profiler; no sync check"
+    )
+    parser.add_argument("--tuned", action="store_true", help="let cuDNN time its algorithms")
     parser.add_argument("--no-tf32", action="store_true", help="full float32 matrix products and convolutions")
     parser.add_argument(
         "--no-sync-check", action="store_true", help="do not look for places where the host waits for the device"
@@ -66,56 +89,69 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Train for warmup + steps batches under Lightning, and read the clocks."""
     device = pick_device(given.device)
     cuda = device == "cuda"
+    options = step_options(given)
+    warmup = given.warmup if given.warmup is not None else (12 if options["graphed"] else 5)
     torch.manual_seed(0)
     if cuda:
         torch.set_float32_matmul_precision("highest" if given.no_tf32 else "high")  # as sam-train sets it
         torch.backends.cudnn.allow_tf32 = not given.no_tf32
     optimizer, optimizer_name = optimizer_factory(given.optimizer)
-    check = not given.no_sync_check
+    check = not given.no_sync_check and given.profile is None
+    sam = random_sam(given.size)
+    sam.decoder.fused = {"auto": "auto", "true": True, "false": False}[given.generator]
     module = TimedStep(
-        random_sam(given.size),
-        random_losses(given.size),
-        optimizer,
-        clock=Clock(cuda),
-        warmup=given.warmup,
-        check=check,
+        sam, random_losses(given.size), optimizer, clock=Clock(cuda), warmup=warmup, check=check, **options
     )
-    if given.channels_last:
-        module.to(memory_format=torch.channels_last)
     if given.compile != "no":
         compile_networks(module, given.compile)
     module.train()
     faces = torch.rand(given.batch, 3, 256, 256) * 2 - 1
     batch = {"faces": faces.to(device), "index": torch.arange(given.batch, device=device)}
+    extra = 0 if given.profile is None else PROFILED
+    module.profiled = None if given.profile is None else warmup + given.steps
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=1,
-        precision=given.precision,
-        max_steps=given.warmup + given.steps,
+        precision="bf16-mixed" if given.fast else given.precision,
+        max_steps=warmup + given.steps + extra,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        benchmark=True,
+        benchmark=given.tuned,
     )
-    trainer.fit(module, train_dataloaders=Repeat(batch, given.warmup + given.steps))
+    trainer.fit(module, train_dataloaders=Repeat(batch, warmup + given.steps + extra))
     losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
     if not math.isfinite(losses["train/total"]):
         raise RuntimeError(f"The loss is {losses['train/total']}: what was timed is not training.")
     seconds = module.clock.seconds()
+    rate = given.batch / module.clock.whole_seconds() * len(seconds)
+    flops = flops_a_face(given.size)
+    peaks = None if given.no_peaks else measured(device)
+    unit = "bfloat16" if "bf16" in str(trainer.precision) else "float32"
+    if module.profile is not None:
+        order = "self_device_time_total" if cuda else "self_cpu_time_total"
+        print(module.profile.key_averages().table(sort_by=order, row_limit=given.profile), file=sys.stderr)
     return {
         "benchmark": "training_step",
         "machine": machine(),
         "size": given.size,
         "device": device,
         "batch": given.batch,
-        "precision": given.precision,
+        "precision": trainer.precision,
         "optimizer": optimizer_name,
         "compile": given.compile,
-        "channels_last": given.channels_last,
+        **options,
+        "generator": given.generator,
+        "generator_path": generator_path(module),
+        "tuned": given.tuned,
         "tf32": cuda and not given.no_tf32,
         "step_seconds": spread(seconds),
-        "images_per_second": given.batch / module.clock.whole_seconds() * len(seconds),
+        "images_per_second": rate,
+        "flops_an_image": flops,
+        "flops_per_second": rate * flops,
+        "peaks": peaks,
+        "share_of_peak": None if peaks is None else rate * flops / peaks[f"{unit}_flops"],
         "memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         "memory_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
         "host_waits_in_step": 0 if check and cuda else "not checked",  # one would have raised
@@ -135,9 +171,68 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "min": 1000 * step["min"],
         "max": 1000 * step["max"],
         "images/s": result["images_per_second"],
+        "TFLOP/s": result["flops_per_second"] / 1e12,
+        "of peak": "" if result["share_of_peak"] is None else f"{result['share_of_peak']:.0%}",
         "peak GB": result["memory_bytes"] / GB,
         "host waits": result["host_waits_in_step"],
     }
+
+
+def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of what must be seen on one H100 or H200 that this run speaks of; none for other sizes and devices."""
+    if result["size"] != "1024" or result["device"] != "cuda":
+        return []
+    gib = result["memory_bytes"] / 2**30
+    rows = {
+        16: [
+            ("images/s at batch 16", "8.1", "80", "160", result["images_per_second"]),
+            ("peak GiB at batch 16", "33", "20", "14", gib),
+        ],
+        6: [("images/s at batch 6", "6-8", "50", "110", result["images_per_second"])],
+    }
+    heads = ("training step", "reference", "at least", "aim", "measured")
+    return [dict(zip(heads, found, strict=True)) for found in rows.get(result["batch"], [])]
+
+
+def step_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `AgingModule`, with what conf/experiment/fast.yaml sets where that is asked for."""
+    options = {name: getattr(given, name) for name in ("channels_last", "graphed", "cast_once", "recomputed")}
+    options |= {"compiled": given.compiled, "ema_decay": given.ema_decay}
+    return options | (config("experiment", "fast")["module"] if given.fast else {})
+
+
+def flops_a_face(size: str) -> float:
+    """Operations of one step for one face, products and sums: what the method asks for, nothing recomputed.
+
+    Forward passes are counted; the way back to the activations takes as much again, and to weights too.
+    """
+    with FakeTensorMode():  # shapes alone
+        sam, losses = random_sam(size), random_losses(size)
+        sam.decoder.fused = False
+        face, net = torch.empty(1, 3, 256, 256), losses.perceptual_net
+        codes = torch.empty(1, sam.decoder.n_latent, sam.decoder.style_dim)
+        learns = 3 * counted(lambda: sam.encoder(with_age(face, torch.empty(1))))
+        one_way = learns + counted(lambda: sam.encode(face)) + 2 * counted(lambda: sam.decoder.synthesize(codes))
+        judged = counted(lambda: (losses.age_net(face), losses.identity_net(face)))
+        judged += counted(lambda: (net.features(face), net.features(face_crop(face))))
+    return 2 * one_way + 5 * judged  # both ways; the judges see the source once, each result forward and back
+
+
+@torch.no_grad()
+def counted(work: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def generator_path(module: AgingModule) -> str:
+    """Whether synthesis went the fused way, and if not, why."""
+    decoder = module.sam.decoder
+    if decoder.fused is False:
+        return "plain: asked for"
+    codes = torch.zeros(1, decoder.n_latent, decoder.style_dim, device=module.device)
+    reason = reason_against(decoder, codes, decoder.noise_maps("stored", 1))
+    return "fused" if reason is None else f"plain: {reason}"
 
 
 class Clock:
@@ -176,9 +271,20 @@ class TimedStep(AgingModule):
         super().__init__(*args, **kwargs)
         self.clock, self.warmup, self.check = clock, warmup, check
         self.host_reads: set[str] | None = None  # None: not looked for
+        self.profiled: int | None = None  # from this step on
+        self.profile: Any = None
+        self.steps_begun = 0
+
+    def draw(self, batch: int) -> tuple[bool, Tensor]:
+        """While it warms up both kinds of step take turns, so that both are recorded by then."""
+        aging, ages = super().draw(batch)
+        self.steps_begun += 1
+        return (self.steps_begun % 2 == 0 if self.steps_begun <= self.warmup else aging), ages
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # The first steps may wait: optimizer states, cuDNN's choice of algorithms and compilation happen there.
+        if self.profiled is not None and batch_idx >= self.profiled:
+            return self.under_profiler(batch, batch_idx)
         timed = batch_idx >= self.warmup
         check = nullcontext()
         if self.check and self.clock.cuda:
@@ -192,6 +298,19 @@ class TimedStep(AgingModule):
             self.clock.steps.append((start, self.clock.now()))
         if isinstance(reads, HostReads):
             self.host_reads = reads.places
+        return None
+
+    def under_profiler(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        if self.profile is None:
+            kinds = [torch.profiler.ProfilerActivity.CPU]
+            kinds += [torch.profiler.ProfilerActivity.CUDA] if self.clock.cuda else []
+            self.profile = torch.profiler.profile(activities=kinds)
+            self.profile.start()
+        super().training_step(batch, batch_idx)
+        if batch_idx == self.profiled + PROFILED - 1:
+            if self.clock.cuda:
+                torch.cuda.synchronize()
+            self.profile.stop()
 
 
 @contextmanager
