@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -271,6 +272,37 @@ def test_where_triton_cannot_compile_the_plain_path_is_taken(
     assert caplog.text.count("Triton does not run here") == 1
 
 
+@outside
+def test_the_fastest_form_is_found_once_and_the_others_weights_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sam_age.models.fused import choosing, convolutions, launch
+
+    layer = launch.Layer(8, torch.zeros(1), torch.zeros(8), (0.25, 0.75, 0.75, 0.25))
+    up = convolutions.UpConvolution(torch.randn(8, 8, 3, 3), fir_kernel((1, 3, 3, 1), 4.0), layer, torch.float32)
+    milliseconds = {"transposed": 2.0, "subpixel": 1.0, "folded": 3.0}
+    tried: list[str] = []
+
+    def work(form: str) -> str:
+        tried.append(form)
+        up.weight(form, back=False)
+        return form
+
+    def choose(count: int) -> str:
+        x = SimpleNamespace(is_cuda=True, device="a GPU", shape=(count, 8, 4, 4))
+        return choosing.choose(up, x, 8, "auto", work, back=False)
+
+    monkeypatch.setattr(choosing, "chosen", {})
+    monkeypatch.setattr(choosing, "_time", lambda work: milliseconds[work()])
+    monkeypatch.setattr(choosing, "capturing", lambda x: True)
+    assert (choose(5), tried) == ("subpixel", [])  # nothing is timed while a graph is recorded
+    monkeypatch.setattr(choosing, "capturing", lambda x: False)
+    milliseconds |= {"folded": 0.5}
+    assert (choose(5), choose(8), len(tried)) == ("folded", "folded", 3)
+    assert list(up.weights) == [("folded", False)]
+    milliseconds |= {"folded": 4.0}
+    assert choose(9) == "subpixel"
+    assert set(up.weights) == {("folded", False), ("subpixel", False)}  # a recording may hold the former
+
+
 class Counted(TorchDispatchMode):
     """How often PyTorch's operators run, views left out."""
 
@@ -322,57 +354,3 @@ def test_a_layer_is_a_convolution_and_a_kernel_each_way(monkeypatch: pytest.Monk
 
 def test_how_it_is_computed_is_no_part_of_the_networks_description() -> None:
     assert not {"fused", "form"} & set(Generator(8, style_dim=8, channel_max=8, fused=False).config)
-
-
-COMPILE = """
-import re
-from triton import compile
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from sam_age.models.fused import kernels
-
-def binary(kernel, **constants):
-    maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
-    maps |= {"x", "weight"}
-    numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs", "rows"}
-    names, types, facts = kernel.arg_names, {}, {}
-    for i, name in enumerate(names):
-        if name in constants: types[name] = "constexpr"
-        elif name in numbers: types[name] = "i32"
-        elif re.fullmatch("g[0-3]", name): types[name] = "fp32"
-        else: types[name] = "*bf16" if name in maps else "*fp32"
-        if types[name][0] == "*" or name in ("channels", "step"): facts[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, types, {(names.index(k),): v for k, v in constants.items()}, facts)
-    return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
-
-block = {"BLOCK_P": 64, "BLOCK_C": 32}
-walk = {"BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
-for text in (
-    binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block),
-    binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=3, **block),
-    binary(kernels.convolve, EPILOGUE=True, WRITES=True, STYLED=True, RGB=True, SKIP=True, INPUTS=32, OUTPUTS=32,
-           ROWS=8, COLUMNS=32),
-    binary(kernels.fir_epilogue, **walk),
-    binary(kernels.fir_epilogue_backward, **walk),
-):
-    assert not re.search(r"(ld|st)\\.global\\.b16", text), "maps are not read in 16 bytes"
-    assert re.search(r"st\\.global\\.v4\\.b32", text)
-print("compiled")
-"""
-
-
-@outside
-@pytest.mark.slow
-def test_the_kernels_compile_for_a_hopper_gpu_and_read_16_bytes_at_a_time() -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    script = Path(os.environ.get("PYTEST_DEBUG_TEMPROOT", "/tmp"), f"sam_age_compile_{os.getpid()}.py")
-    script.write_text(COMPILE, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    script.unlink()
-    assert done.stdout.strip() == "compiled", done.stderr[-2000:]

@@ -14,9 +14,11 @@ from sam_age.models.fused.convolutions import Convolution, UpConvolution, captur
 log = logging.getLogger("sam_age")
 
 chosen: dict[tuple[Any, ...], str] = {}
-"""By kind, device, dtype, batch, channels in and out, side of what is made, direction."""
+"""By kind, device, dtype, batch, channels in and out, side of what is made, direction. Batches up to the same power of
+two share a choice: people ask for any number of ages."""
 
 REPEATS = 3
+AHEAD = 2_000_000  # cycles, a millisecond: as long as it takes to launch a layer, and more
 
 
 def choose(
@@ -33,7 +35,7 @@ def choose(
     forms = layer.forms(side)
     if wanted != "auto" or len(forms) == 1:
         return wanted if wanted in forms else layer.unmeasured[back]
-    sizes = (x.shape[0], layer.inputs, layer.layer.channels, side)
+    sizes = (1 << (x.shape[0] - 1).bit_length(), layer.inputs, layer.layer.channels, side)
     key = (type(layer).__name__, x.device, layer.dtype, *sizes, back)
     if key in chosen:
         return chosen[key]
@@ -47,7 +49,7 @@ def choose(
         del layer.weights[other]
     told = ", ".join(f"{name} {value:.3f} ms" for name, value in milliseconds.items())
     way = "back" if back else "forward"
-    log.debug("%s, %s, batch %d, %d -> %d channels, %d pixels: %s", key[0], way, *sizes, told)
+    log.debug("%s, %s, batches up to %d, %d -> %d channels, %d pixels: %s", key[0], way, *sizes, told)
     return form
 
 
@@ -57,6 +59,7 @@ def _time(work: Callable[[], Any]) -> float:
     taken = []
     for _ in range(REPEATS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(AHEAD)  # the device waits until all is launched: launching is not what is timed
         start.record()
         work()
         end.record()

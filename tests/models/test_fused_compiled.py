@@ -1,0 +1,63 @@
+"""What Triton's compiler makes of the fused kernels, which takes no GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+COMPILE = """
+import re
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from sam_age.models.fused import kernels
+
+def binary(kernel, **constants):
+    maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
+    maps |= {"x", "weight"}
+    numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs", "rows"}
+    names, types, facts = kernel.arg_names, {}, {}
+    for i, name in enumerate(names):
+        if name in constants: types[name] = "constexpr"
+        elif name in numbers: types[name] = "i32"
+        elif re.fullmatch("g[0-3]", name): types[name] = "fp32"
+        else: types[name] = "*bf16" if name in maps else "*fp32"
+        if types[name][0] == "*" or name in ("channels", "step"): facts[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, types, {(names.index(k),): v for k, v in constants.items()}, facts)
+    return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
+
+block = {"BLOCK_P": 64, "BLOCK_C": 32}
+walk = {"BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
+for text in (
+    binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block),
+    binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=3, **block),
+    binary(kernels.convolve, EPILOGUE=True, WRITES=True, STYLED=True, RGB=True, SKIP=True, INPUTS=32, OUTPUTS=32,
+           ROWS=8, COLUMNS=32),
+    binary(kernels.fir_epilogue, **walk),
+    binary(kernels.fir_epilogue_backward, **walk),
+):
+    assert not re.search(r"(ld|st)\\.global\\.b16", text), "maps are not read in 16 bytes"
+    assert re.search(r"st\\.global\\.v4\\.b32", text)
+print("compiled")
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_hopper_gpu_and_read_16_bytes_at_a_time(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
+    script = tmp_path / "program.py"
+    script.write_text(COMPILE, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.stdout.strip() == "compiled", done.stderr[-2000:]
