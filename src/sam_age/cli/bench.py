@@ -14,6 +14,7 @@ FOLDER = next(p for p in (_PACKAGE / "benchmarks", _PACKAGE.parents[1] / "benchm
 
 BENCHMARKS = {
     "step": ("training_step", "a training step of SAM: images a second, memory, share of the card's peak"),
+    "agreement": ("agreement", "does the fast step learn as the plain one: losses of 200 steps of both"),
     "generator": ("generator", "the generator alone: plain and fused, layer by layer, share of the card's peaks"),
     "inference": ("inference", "one face and many at several ages: outputs a second, latency"),
     "inference-cpu": ("inference_cpu", "one face on a processor, stage by stage, and loading the model"),
