@@ -5,8 +5,8 @@
 
 Three runs from the same weights on the same faces in the same order: plain float32 (no TF32, plain generator, nothing
 recorded), the same with other draws of ages and noise, and conf/experiment/fast.yaml with the first one's draws. The
-distance of two runs is that of the logarithms of their losses, each averaged over a window of steps; the verdict goes by
-the total. Weights are made up unless --start gives those of a run; faces are drawn ones, or pictures of a folder. JSON
+distance of two runs is that of the logarithms of their losses, each averaged over a window of steps; the total's
+decides. Weights are made up unless --start gives those of a run; faces are drawn ones, or pictures of a folder. JSON
 goes to stdout, a table to stderr.
 """
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sam_age.errors import InputError
-from sam_age.modules.graphed import WARM_UP, Graphed
+from sam_age.modules.graphed import PATIENCE, WARM_UP, Graphed
 from tests.modules.test_aging import fit, tiny_module
 from tests.modules.test_inversion import tiny_inversion
 
@@ -29,6 +29,27 @@ def test_several_processes_are_told_to_do_without(monkeypatch: pytest.MonkeyPatc
     module._trainer = SimpleNamespace(world_size=2)
     with pytest.raises(InputError, match=r"module\.graphed=true is for one process"):
         module.recorded(module.take_gradients, module.sam.encoder.parameters())
+
+
+@pytest.mark.parametrize(("kinds", "first"), [(1, WARM_UP), (2, 2 * WARM_UP + 1)])
+def test_recording_waits_until_every_kind_is_warm(kinds: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    graphed = Graphed(lambda x, *, sign: None, [], kinds)
+    replays = SimpleNamespace(replay=lambda tensors: done.append("replay"))
+    monkeypatch.setattr(graphed, "_plainly", lambda *args: done.append("plain"))
+    monkeypatch.setattr(graphed, "_record", lambda *args: replays)
+    for call in range(20):
+        graphed(torch.zeros(2), sign=kinds == 2 and call % 2 == 0)
+    assert done.index("replay") == first
+    assert "plain" not in done[first + 1 :]
+
+
+def test_a_kind_that_never_comes_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphed = Graphed(lambda x: None, [], kinds=2)
+    monkeypatch.setattr(graphed, "_plainly", lambda *args: "plain")
+    monkeypatch.setattr(graphed, "_record", lambda *args: SimpleNamespace(replay=lambda tensors: "replay"))
+    done = [graphed(torch.zeros(2)) for _ in range(PATIENCE + 2)]
+    assert done[PATIENCE - 1 :] == ["plain", "replay", "replay"]
 
 
 @pytest.mark.gpu
@@ -58,6 +79,8 @@ def test_a_recording_computes_what_the_function_does() -> None:
                 mine -= 0.1 * mine.grad
                 theirs -= 0.1 * theirs.grad
     assert len(recorded.recordings) == 2
+    places = [{grad.data_ptr() for _, grad in one.gradients} for one in recorded.recordings.values()]
+    assert places[0] == places[1]
 
 
 @pytest.mark.gpu

@@ -233,7 +233,8 @@ class AgingModule(Stage):
             judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
             self.frozen = CastOnce((self.sam.pretrained_encoder, *judges), dtype)
         if self.graphed:
-            self.gradients = self.recorded(self.step_gradients, self.sam.encoder.parameters())
+            kinds = 2 if 0 < self.same_age_probability < 1 else 1  # of steps: they age, or keep the age
+            self.gradients = self.recorded(self.step_gradients, self.sam.encoder.parameters(), kinds)
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode
 
     # ---- validation --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+PATIENCE = 60  # calls after which a kind that has not come is no longer waited for
 WARM_UP = 3  # plain calls before the recording: libraries allocate and choose their kernels in the first ones
 
 
@@ -24,13 +25,16 @@ class Graphed:
         function: tensors (and constants) -> tensors in tuples and dicts; it may call `backward`. It is to launch all of
             its work on the device, draw from torch's default generators alone, and depend on no value on the device.
         parameters: whose gradients it leaves behind. They are None when it is called.
+        kinds: sets of constants that will come. Recording waits for so many of them (but not for ever), as a plain call
+            of another kind needs its memory beside that of what is recorded.
 
     A call returns tensors that the next call with the same constants overwrites. Each set of constants (one where aging
-    is True, one where it is False) has a recording of its own; they share memory, as only one of them runs at a time.
+    is True, one where it is False) has a recording of its own; they share memory, as only one of them runs at a time,
+    and the gradients they leave are in the same places.
     """
 
-    def __init__(self, function: Callable[..., Any], parameters: Iterable[nn.Parameter]) -> None:
-        self.function, self.parameters = function, list(parameters)
+    def __init__(self, function: Callable[..., Any], parameters: Iterable[nn.Parameter], kinds: int = 1) -> None:
+        self.function, self.parameters, self.kinds = function, list(parameters), kinds
         self.calls: dict[Hashable, int] = {}
         self.recordings: dict[Hashable, _Recording] = {}
         self.stream: torch.cuda.Stream | None = None
@@ -39,11 +43,16 @@ class Graphed:
     def __call__(self, *tensors: Tensor, **constants: Hashable) -> Any:
         key = (tuple((t.shape, t.dtype, t.is_contiguous()) for t in tensors), tuple(sorted(constants.items())))
         self.calls[key] = self.calls.get(key, 0) + 1
-        if self.calls[key] <= WARM_UP:
+        if self.calls[key] <= WARM_UP or not (self.recordings or self._ready()):
             return self._plainly(tensors, constants)
         if key not in self.recordings:
             self.recordings[key] = self._record(tensors, constants)
         return self.recordings[key].replay(tensors)
+
+    def _ready(self) -> bool:
+        """Whether all kinds that will come are warm, as far as one can know."""
+        warm = [calls for calls in self.calls.values() if calls > WARM_UP]
+        return len(warm) >= self.kinds or sum(self.calls.values()) > PATIENCE
 
     def _plainly(self, tensors: tuple[Tensor, ...], constants: dict[str, Any]) -> Any:
         """On a stream of its own, as recording will be: gradients are added up on the stream that first made them."""
@@ -65,10 +74,19 @@ class Graphed:
             torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
             _without_cast_cache(tensors[0].device),
         ):
+            self._begin_with_zeros()
             result = self.function(*places, **constants)
         self.pool = graph.pool()
         gradients = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         return _Recording(graph, places, result, gradients)
+
+    def _begin_with_zeros(self) -> None:
+        """Have the gradients added up where an earlier recording leaves them, if there is one."""
+        earlier = next(iter(self.recordings.values()), None)
+        if earlier is not None:
+            for parameter, gradient in earlier.gradients:
+                parameter.grad = gradient
+            torch._foreach_zero_([gradient for _, gradient in earlier.gradients])
 
 
 class _Recording:

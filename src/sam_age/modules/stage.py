@@ -82,8 +82,10 @@ class Stage(pl.LightningModule):
 
     # ---- graphs ------------------------------------------------------------------------------------
 
-    def recorded(self, function: Callable[..., Any], parameters: Iterable[nn.Parameter]) -> Callable[..., Any]:
-        """The function as a CUDA graph, see `Graphed`; on other devices the function itself.
+    def recorded(
+        self, function: Callable[..., Any], parameters: Iterable[nn.Parameter], kinds: int = 1
+    ) -> Callable[..., Any]:
+        """The function as CUDA graphs, see `Graphed`; on other devices the function itself.
 
         Raises:
             InputError: there are several processes, whose gradients are exchanged as a backward pass makes them.
@@ -92,7 +94,7 @@ class Stage(pl.LightningModule):
             return function
         if self.trainer.world_size > 1:
             raise InputError("module.graphed=true is for one process: set it to false, or trainer.devices=1.")
-        return Graphed(function, parameters)
+        return Graphed(function, parameters, kinds)
 
     # ---- what it makes -----------------------------------------------------------------------------
 
