@@ -124,15 +124,20 @@ class AgingLosses(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def describe(self, faces: Tensor) -> Source:
-        """Age, identity and features of the input faces (N, 3, 256, 256): once a step."""
+    def describe(self, faces: Tensor, age: Tensor | None = None, identity: Tensor | None = None) -> Source:
+        """Age, identity and features of the input faces (N, 3, 256, 256): once a step.
+
+        age, identity: what the networks said of them before, (N,) and (N, D), if it is known.
+        """
         weights, net = self.weights, self.perceptual_net
         whole = net is not None and (weights["lpips"] or weights["lpips_aging"])
         crop = net is not None and weights["lpips_crop"]
+        if identity is None and self.identity_net is not None:
+            identity = at_least_float32(self.identity_net(faces))
         return Source(
             faces=faces,
-            age=at_least_float32(self.age_net(faces)),
-            identity=None if self.identity_net is None else at_least_float32(self.identity_net(faces)),
+            age=at_least_float32(self.age_net(faces)) if age is None else age,
+            identity=identity,
             features=net.features(faces) if whole else None,
             crop_features=net.features(face_crop(faces)) if crop else None,
         )

@@ -15,6 +15,7 @@ from sam_age.data.dataset import FacesDataset, collate, to_unit_range
 from sam_age.data.kept import KEEP, KeptFaces, add_faces
 from sam_age.data.labels import Labelled
 from sam_age.data.sampler import Counting, InOrder, ShuffledStream
+from sam_age.data.source_cache import SourceCache
 from sam_age.data.sources import ImageSource, Subset, open_source
 from sam_age.errors import InputError
 
@@ -45,6 +46,7 @@ class FacesDataModule(pl.LightningDataModule):
         shard_window: tar shards mixed with each other at a time, which keeps reads local on many machines;
             None shuffles freely over all shards.
         labels: FFHQ-Aging's CSV with the ages of the training faces, see `sam_age.data.labels`.
+        cache: folder that `sam-prepare cache=` made of the training faces: batches gain its `KNOWN`.
         val_labels: the same for validation and test: a key of its own, since CelebA-HQ's numbers would find
             FFHQ's rows too.
 
@@ -70,6 +72,7 @@ class FacesDataModule(pl.LightningDataModule):
         shard_window: int | None = None,
         labels: str | Path | None = None,
         val_labels: str | Path | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "val_batch_size": val_batch_size, "image_size": image_size}
@@ -105,6 +108,11 @@ class FacesDataModule(pl.LightningDataModule):
             return FacesDataset(source, size=image_size, flip=flip, seed=seed, on_error=on_error, replace=replace)
 
         self.train_set = dataset(train, labels, flip=flip, replace=True)
+        if cache is not None and self.train_set is not None:
+            if keep is not None or getattr(self.train_set.source, "endless", False):
+                raise InputError("data.cache is for faces that are read as they come: set data.keep=null.")
+            self.train_set.cache = SourceCache(cache)
+            self.train_set.cache.check_faces(self.train_set)
         self.val_set = dataset(val, val_labels, limit=max_val_images)
         self.test_set = dataset(test, val_labels, limit=max_val_images)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from sam_age.data.images import read_image
 from sam_age.data.sampler import Key
 from sam_age.data.sources import ImageSource, labels_of
 from sam_age.errors import InputError
+
+if TYPE_CHECKING:
+    from sam_age.data.source_cache import SourceCache
 
 log = logging.getLogger("sam_age")
 
@@ -36,6 +39,7 @@ class FacesDataset(Dataset[dict[str, Any]]):
         size: side in pixels; others are resized bilinearly, whatever their shape, as the authors do.
         flip: probability of mirroring.
         on_error: "skip" reports a picture that cannot be read and goes on without it; "stop" raises.
+        cache: what frozen networks say of the faces, added to each sample, see `SourceCache`.
         replace: take the next picture in the place of a skipped one, as training wants; scores would count that
             one twice, so evaluation leaves the place empty.
     """
@@ -49,13 +53,14 @@ class FacesDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         on_error: str = "skip",
         replace: bool = True,
+        cache: SourceCache | None = None,
     ) -> None:
         if on_error not in ON_ERROR:
             raise InputError(f"on_error is skip or stop, not {on_error!r}.")
         if not 0 <= flip <= 1:
             raise InputError(f"flip is a probability from 0 to 1, not {flip}.")
         self.source, self.size, self.flip, self.seed, self.on_error = source, size, flip, seed, on_error
-        self.replace = replace
+        self.replace, self.cache = replace, cache
         self.skipped: dict[str, str] = {}  # name -> reason, of this process
 
     def __len__(self) -> int:
@@ -64,7 +69,13 @@ class FacesDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.upright(index)
-        if "faces" in sample and self.mirrored(epoch, sample["index"]):
+        if "faces" not in sample:
+            return sample
+        mirrored = self.mirrored(epoch, sample["index"])
+        if self.cache is not None:
+            name = self.source.name(sample["index"])
+            sample |= self.cache.row(sample["index"], sample["faces"], mirrored, name)
+        if mirrored:
             sample["faces"] = sample["faces"].flip(2)
         return sample
 

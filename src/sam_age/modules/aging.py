@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from sam_age.data.source_cache import KNOWN
 from sam_age.device import innermost_channels
 from sam_age.errors import InputError
 from sam_age.evaluation.metrics import AgeError
@@ -111,7 +112,7 @@ class AgingModule(Stage):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update: age each face, then bring the result back to the age it came from.
 
-        batch["faces"]: (N, 3, 256, 256), RGB in [-1, 1].
+        batch["faces"]: (N, 3, 256, 256), RGB in [-1, 1]; and `KNOWN` of them, where the loader has a cache.
         """
         faces = batch["faces"]
         aging, target_age = self.draw(len(faces))
@@ -119,31 +120,44 @@ class AgingModule(Stage):
         rate = self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
-            total, terms = self.gradients(faces, target_age, aging=aging)
+            known = (batch[name] for name in KNOWN if name in batch)
+            total, terms = self.gradients(faces, target_age, *known, aging=aging)
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
         logged = {f"train/{name}": value for name, value in terms.items()}
         self.log_dict(logged | {"train/total": total, "train/lr": rate}, batch_size=len(faces))
 
-    def step_gradients(self, faces: Tensor, target_age: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def step_gradients(self, *tensors: Tensor, aging: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """`take_gradients`, the frozen networks with the weights that were cast for it."""
         with contextlib.nullcontext() if self.frozen is None else self.frozen.in_use():
-            return self.take_gradients(faces, target_age, **kwargs)
+            return self.take_gradients(*tensors, aging=aging)
 
-    def take_gradients(self, faces: Tensor, target_age: Tensor, *, aging: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def take_gradients(
+        self,
+        faces: Tensor,
+        target_age: Tensor,
+        code: Tensor | None = None,
+        age: Tensor | None = None,
+        identity: Tensor | None = None,
+        *,
+        aging: bool,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of both ways, and its terms; its gradients are left in the age encoder's parameters.
 
-        faces: (N, 3, 256, 256); target_age: (N,) years, for which their own age stands in where aging is False.
+        Args:
+            faces: (N, 3, 256, 256).
+            target_age: (N,) years, for which their own age stands in where aging is False.
+            code, age, identity: pSp's codes, ages and embeddings of the faces, where a cache knows them.
         """
         if self.innermost:
             faces = faces.contiguous(memory_format=torch.channels_last)
-        source = self.losses.describe(faces)  # age (years), identity, features: once
+        source = self.losses.describe(faces, age, identity)  # age (years), identity, features: once
         if not aging:
             target_age = source.age
         latent_avg = self.sam.latent_avg
 
-        aged, w_plus = self.transform(faces, target_age)
+        aged, w_plus = self.transform(faces, target_age, code)
         forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=aging)
         if self.cycle_weight == 0:
             self.manual_backward(forward)
@@ -157,9 +171,9 @@ class AgingModule(Stage):
         total = forward.detach() + self.cycle_weight * cycle.detach()
         return total, terms | {f"cycle_{name}": value for name, value in cycle_terms.items()}
 
-    def transform(self, faces: Tensor, target_age: Tensor) -> tuple[Tensor, Tensor]:
+    def transform(self, faces: Tensor, target_age: Tensor, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """SAM's forward pass as in training, with fresh noise: images (N, 3, 256, 256) and w+."""
-        w_plus = self.sam.edit(faces, target_age)
+        w_plus = self.sam.edit(faces, target_age, code)
         return face_pool(self.make(w_plus, "random").to(w_plus.dtype)), w_plus
 
     def draw(self, batch: int) -> tuple[bool, Tensor]:
@@ -208,6 +222,9 @@ class AgingModule(Stage):
         return self
 
     def on_fit_start(self) -> None:
+        cache = getattr(getattr(getattr(self.trainer, "datamodule", None), "train_set", None), "cache", None)
+        if cache is not None:
+            cache.check(self.sam, self.losses)
         sam, losses = self.sam, self.losses
         judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
         if self.recomputed:
