@@ -25,6 +25,7 @@ def train(cfg: DictConfig) -> None:
     import torch
     from pytorch_lightning.utilities import rank_zero_only
 
+    from sam_age.modules.batch_size import find_batch_size
     from sam_age.modules.stage import take_weights
 
     need_bool(cfg, "overwrite")
@@ -39,6 +40,8 @@ def train(cfg: DictConfig) -> None:
     check_files(cfg)
     quieten_lightning()
     torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products, where the card has it
+    if cfg.data.get("batch_size") == "auto":
+        cfg.data.batch_size = find_batch_size(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build(cfg.data)  # first: a wrong path shows in a second, before gigabytes are read
     if datamodule.train_set is None:
