@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from benchmarks.networks import random_losses, random_sam
 from sam_age.modules.aging import AgingModule
 from sam_age.modules.frozen import CastOnce
+from sam_age.optim.ranger import Ranger
 from tests.modules.fake_gpu import on_a_gpu
 from tests.modules.test_aging import ranger, tiny_module
 from tests.modules.test_inversion import tiny_inversion
@@ -35,6 +36,18 @@ def test_a_step_of_the_full_size_asks_nothing_of_the_host(monkeypatch) -> None:
         faces, age = torch.empty(2, 3, 256, 256, device="cuda"), torch.empty(2, device="cuda")
         for aging in (True, False):
             module.step_gradients(faces, age, aging=aging)
+    assert work.seen == []
+
+
+def test_rangers_steps_ask_nothing_of_the_host(monkeypatch) -> None:
+    module = tiny_module(optimizer=Ranger, ema_decay=0.9)
+    with on_a_gpu(module, monkeypatch) as work:
+        optimizer = module.configure_optimizers()
+        for _ in range(12):  # plain and rectified steps, and two meetings of slow and fast weights
+            for parameter in module.sam.encoder.parameters():
+                parameter.grad = torch.empty_like(parameter)
+            optimizer.step()
+            module.update_average()
     assert work.seen == []
 
 

@@ -44,8 +44,8 @@ class Ranger(Optimizer):
             None: on CUDA. The arithmetic is the same up to rounding.
 
     Gradients are changed in place. Nothing waits for the device: the step's factors are numbers of the host.
-    States are those of `pytorch_optimizer.Ranger` (`exp_avg`, `exp_avg_sq`, `slow_buffer`; `step` in each group), and
-    either goes on from the other's.
+    States are those of `pytorch_optimizer.Ranger` (`exp_avg`, `exp_avg_sq`, `slow_buffer`; `step` in each group): runs
+    that were begun with that one go on with this.
     """
 
     def __init__(
