@@ -95,3 +95,17 @@ def test_a_graphed_run_ends_where_a_plain_one_does(make) -> None:
         ends.append(module.state_dict())
     for name, tensor in ends[0].items():
         torch.testing.assert_close(ends[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_recorded_run_with_weights_cast_once_ends_where_a_plain_one_does() -> None:
+    faces = torch.rand(16, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ends = []
+    for fast in (False, True):
+        module = tiny_module(graphed=fast, cast_once=fast)
+        fit(module, faces, steps=4 * (WARM_UP + 2), accelerator="gpu", precision="bf16-mixed")
+        ends.append(module.state_dict())
+    for name, tensor in ends[0].items():
+        assert ends[1][name].dtype == tensor.dtype
+        torch.testing.assert_close(ends[1][name], tensor, rtol=1e-2, atol=5e-4, msg=name)

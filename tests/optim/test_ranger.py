@@ -86,3 +86,15 @@ def test_what_no_gradient_reached_stays() -> None:
         parameter.grad = torch.ones_like(parameter)
     Ranger(parameters).step()
     assert torch.equal(parameters[0], before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_on_a_gpu_it_goes_where_float64_goes(layout: torch.memory_format) -> None:
+    there = [nn.Parameter(p.detach().float().cuda()) for p in weights(layout=layout)]
+    here = weights()
+    run(Ranger(there, **SETTINGS), there, range(25))
+    run(Ranger(here, **SETTINGS), here, range(25))
+    for mine, other in zip(there, here, strict=True):
+        torch.testing.assert_close(mine.double().cpu(), other, rtol=1e-4, atol=1e-5)
