@@ -17,6 +17,9 @@ from sam_age.cli.eval import evaluate
 from sam_age.cli.infer import infer
 from sam_age.config import CONF_DIR
 from sam_age.errors import InputError
+from sam_age.inference import running
+from sam_age.inference.record import FOLDER
+from sam_age.pipeline import AgingPipeline
 from sam_age.weights import save
 from tests.cli.test_train import SMALL, run
 from tests.modules.test_aging import tiny_sam
@@ -42,7 +45,8 @@ def photos(tmp_path: Path) -> Path:
 
 def aged(checkpoint: Path, source: Path, output: Path, *more: str) -> list[str]:
     infer(config("infer", f"checkpoint={checkpoint}", f"input={source}", f"output={output}", "device=cpu", *more))
-    return sorted(p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file())
+    written = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
+    return sorted(path.as_posix() for path in written if path.parts[0] != FOLDER)
 
 
 def test_a_folder_is_mirrored_with_one_picture_per_age_and_a_sheet(
@@ -61,16 +65,88 @@ def test_one_bad_photo_does_not_stop_the_rest(checkpoint: Path, photos: Path, tm
     assert written == ["deep/astronaut_005.png"]
 
 
-def test_results_are_not_overwritten_unless_asked(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_what_is_done_is_skipped_and_other_files_are_not_overwritten(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     aged(checkpoint, photos, output, "target_ages=[5]")
     marked = output / "deep/astronaut_005.png"
+    made = marked.read_bytes()
     marked.write_bytes(b"precious")
+    aged(checkpoint, photos, output, "target_ages=[5]")  # done: not looked at again
     with pytest.raises(InputError, match=r"astronaut_005\.png is already there: overwrite=true"):
-        aged(checkpoint, photos, output, "target_ages=[5]")
+        aged(checkpoint, photos, output, "target_ages=[5,6]")  # other options: somebody else's, as far as known
     assert marked.read_bytes() == b"precious"
     aged(checkpoint, photos, output, "target_ages=[5]", "overwrite=true")
-    assert marked.read_bytes() != b"precious"
+    assert marked.read_bytes() == made
+
+
+def test_another_run_does_what_is_missing_changed_or_failed_and_no_more(
+    checkpoint: Path, tmp_path: Path, monkeypatch
+) -> None:
+    folder, output = tmp_path / "faces", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (256, 256), "red").save(folder / f"{name}.png")
+    (folder / "d.png").write_text("not yet a picture")
+    seen = []
+    find = AgingPipeline.find_faces
+    monkeypatch.setattr(
+        AgingPipeline, "find_faces", lambda *args, **how: seen.append(Path(how["name"]).stem) or find(*args, **how)
+    )
+    options = ["target_ages=[5,70]", "align=never"]
+    aged(checkpoint, folder, output, *options)
+    assert seen == ["a", "b", "c"]
+    whole = (output / "c_070.png").read_bytes()
+    (output / "c_070.png").unlink()
+    Image.new("RGB", (256, 256), "blue").save(folder / "b.png")
+    Image.new("RGB", (256, 256), "green").save(folder / "d.png")
+    seen.clear()
+    written = aged(checkpoint, folder, output, *options)
+    assert seen == ["b", "c", "d"]
+    assert (output / "c_070.png").read_bytes() == whole
+    assert {"d_005.png", "d_sheet.png", "sheet.png"} <= set(written)
+    with Image.open(output / "sheet.png") as sheet:
+        assert sheet.height // 144 == 4  # with the faces of the first run
+
+
+def test_a_run_that_was_killed_within_a_picture_makes_it_again(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch
+) -> None:
+    output = tmp_path / "out"
+    write, files = running.write_whole, []
+
+    def dies(path: Path, content: bytes) -> None:
+        if len(files) == 1:
+            raise KeyboardInterrupt
+        files.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(running, "write_whole", dies)
+    with pytest.raises(KeyboardInterrupt):
+        aged(checkpoint, photos, output, "target_ages=[5,70]")
+    assert len(files) == 1
+    monkeypatch.undo()
+    assert len(aged(checkpoint, photos, output, "target_ages=[5,70]")) == 3
+
+
+def test_a_face_the_networks_fail_on_takes_none_of_its_batch_with_it(
+    checkpoint: Path, tmp_path: Path, monkeypatch
+) -> None:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for colour in ("red", "lime", "blue"):
+        Image.new("RGB", (256, 256), colour).save(folder / f"{colour}.png")
+    age = AgingPipeline.age_faces
+
+    def age_faces(self, faces, ages):
+        if any(face.getpixel((0, 0)) == (0, 255, 0) for face in faces):
+            raise RuntimeError("out of memory")
+        return age(self, faces, ages)
+
+    monkeypatch.setattr(AgingPipeline, "age_faces", age_faces)
+    options = ["target_ages=5", "sheet=false", "align=never", "batch_size=3"]
+    assert aged(checkpoint, folder, tmp_path / "out", *options) == ["blue_005.png", "red_005.png"]
 
 
 def test_several_faces_also_share_a_sheet(checkpoint: Path, tmp_path: Path) -> None:
@@ -86,8 +162,6 @@ def test_several_faces_also_share_a_sheet(checkpoint: Path, tmp_path: Path) -> N
         pixels = np.asarray(overview)
     for colour in ((255, 0, 0), (0, 0, 255)):
         assert (pixels == colour).all(-1).sum() == 144 * 144
-    with pytest.raises(InputError, match="already there"):
-        aged(checkpoint, folder, tmp_path / "out", "target_ages=[5,9,70]", "align=never")
 
 
 def test_pictures_that_differ_in_suffix_alone_keep_it(checkpoint: Path, tmp_path: Path) -> None:
@@ -112,6 +186,12 @@ def test_pictures_that_differ_in_suffix_alone_keep_it(checkpoint: Path, tmp_path
         (["batch_size=0"], "batch_size is a whole number"),
         (["overwrite=maybe"], "overwrite is true or false"),
         (["sheet=5"], "sheet is true or false"),
+        (["workers=-1"], "workers is a whole number"),
+        (["devices=0"], "devices is a whole number"),
+        (["target_ages=[5,5]"], "an age twice"),
+        (["mode=reference"], "needs mode.references="),
+        (["mode=edit", "mode.kind=direction"], "needs mode.direction="),
+        (["mode=animate", "mode.format=exe"], "film"),
         (["input=2024"], "nothing at 2024"),
         (["device=tpu9"], "Device 'tpu9'"),
     ],

@@ -3,146 +3,234 @@
 from __future__ import annotations
 
 import logging
-import re
-import sys
-from collections import Counter
-from io import BytesIO
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-from PIL import Image
+from omegaconf import DictConfig, OmegaConf
 
 from sam_age.cli.app import hydra_app, need_bool
 from sam_age.errors import InputError
 
 if TYPE_CHECKING:
-    from sam_age.pipeline import AgedFace
-    from sam_age.sheets import Cell
+    from torch.utils.data import DataLoader
+
+    from sam_age.inference.inputs import Inputs
+    from sam_age.inference.modes import Mode
+    from sam_age.inference.record import Record
+    from sam_age.inference.running import Runner
 
 log = logging.getLogger(__name__)
 
+MANY = 32
+"""Pictures from which starting processes to read them pays."""
 
-OVERVIEW = "sheet.png"
-OVERVIEW_FACES, OVERVIEW_AGES, OVERVIEW_CELL = 12, 11, 144  # at most so many rows and columns; pixels
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is to do, the same in every rank."""
+
+    cfg: DictConfig
+    mode: Mode
+    inputs: Inputs
+    options: dict[str, Any]  # that results depend on
+    todo: list[int]  # pictures that are not done
+    output: Path
+    device: str
+    ranks: int
+
+    def runner(self, device: str, rank: int = 0) -> Runner:
+        """The pipeline on a device, and what it works with."""
+        from sam_age.inference.running import Runner
+        from sam_age.pipeline import AgingPipeline
+
+        pipeline = AgingPipeline.from_pretrained(
+            str(self.cfg.checkpoint), device=device, precision=self.cfg.precision, batch_size=self.cfg.batch_size
+        )
+        return Runner(self.mode, pipeline, self.inputs, self.record(rank), quiet=self.ranks > 1)
+
+    def record(self, rank: int = 0) -> Record:
+        """That of one rank; it reads all ranks'."""
+        from sam_age.inference.record import Record
+
+        return Record(self.output, self.options, rank)
+
+    def share(self, rank: int) -> Sequence[int]:
+        """The pictures of one rank."""
+        from sam_age.inference.inputs import shares
+
+        return shares(self.todo, self.ranks)[rank]
+
+    def loader(self, rank: int = 0) -> DataLoader:
+        """They in batches, read ahead."""
+        from sam_age.inference.inputs import loader
+
+        share, on_cpu = self.share(rank), self.device == "cpu"
+        workers = self.cfg.workers
+        if workers is None:
+            workers = 0 if on_cpu or len(share) < MANY else 4
+        pictures = (self.cfg.batch_size or (1 if on_cpu else 8)) if self.mode.in_batches else 1
+        return loader(self.inputs, share, self.mode.takes, pictures, workers)
 
 
 def infer(cfg: DictConfig) -> None:
-    """Age every picture of `cfg.input`; see conf/infer.yaml."""
+    """Make what `cfg.mode` says of every picture of `cfg.input`; see conf/infer.yaml."""
+    job = plan(cfg)
+    if cfg.dry_run:
+        print(said(job))
+        return
+    if not job.todo:
+        log.info("%d of %d done before, nothing is left to do.", len(job.inputs), len(job.inputs))
+        return
+    first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0
+    if first and (skipped := len(job.inputs) - len(job.todo)):
+        log.info("%d of %d done before are skipped; overwrite=true makes them anew.", skipped, len(job.inputs))
+    if first and str(cfg.checkpoint) == "lifespan" and not _own(cfg):
+        log.info("checkpoint=lifespan knows rendered portraits; for photographs see `sam-weights list`.")
+    if job.ranks > 1:
+        from sam_age.cli.predicting import predict
+
+        if predict(job, cfg):
+            _finish(job, None)
+        return
     from tqdm import tqdm
 
-    from sam_age.pipeline import AgingPipeline, check_ages
-    from sam_age.pretrained import portraits
-    from sam_age.sheets import sheet
+    runner = job.runner(job.device)
+    with tqdm(total=len(job.todo), desc="Ageing", unit="clip" if job.mode.takes == "path" else "picture",
+              disable=None) as bar:  # fmt: skip
+        for batch in job.loader():
+            runner.write(runner.make(batch))
+            bar.update(len(batch))
+    _finish(job, runner.failures)
 
-    need_bool(cfg, "overwrite", "sheet")
-    ages = check_ages(cfg.target_ages)
+
+def plan(cfg: DictConfig) -> Job:
+    """What there is to do, after everything was checked that can be without loading a network."""
+    from sam_age.device import pick_device
+    from sam_age.inference.inputs import open_inputs
+    from sam_age.inference.modes import MODES
+    from sam_age.inference.record import Record, check_free
+    from sam_age.inference.running import OVERVIEW
+    from sam_age.pipeline import ALIGN, check_ages
+    from sam_age.weights.known import resolve
+
+    need_bool(cfg, "overwrite", "sheet", "dry_run")
+    if cfg.align not in ALIGN:
+        raise InputError(f"align is one of {', '.join(ALIGN)}, not {cfg.align!r}.")
+    if cfg.workers is not None and (not isinstance(cfg.workers, int) or cfg.workers < 0):
+        raise InputError(f"workers is a whole number, or null, not {cfg.workers!r}.")
+    if cfg.batch_size is not None and (not isinstance(cfg.batch_size, int) or cfg.batch_size < 1):
+        raise InputError(f"batch_size is a whole number from 1 up, or null, not {cfg.batch_size!r}.")
+    options = OmegaConf.to_container(cfg.mode, resolve=True)
+    name, own_ages = options.pop("name"), options.pop("ages")
+    ages = check_ages(own_ages if cfg.target_ages is None else cfg.target_ages)
+    if len(set(ages)) < len(ages) and name not in ("animate", "video"):
+        raise InputError(f"target_ages has an age twice: {ages}. Give each once.")
+    faces = OmegaConf.to_container(cfg)["faces"]
+    if faces is None:
+        faces = "all" if name in ("photo", "video") else "largest"
+    align = "never" if _own(cfg) and cfg.align == "auto" else cfg.align  # made aligned: nothing to look for
+    mode = MODES[name](name, options, ages, align, faces, cfg.sheet)
     output = Path(str(cfg.output))
-    root, pictures = pictures_of(str(cfg.input), output)
-    stems = output_stems(pictures, root, output)
+    inputs = open_inputs(str(cfg.input), output, clips=name == "video")
+    device = pick_device(cfg.device)
+    ranks = _ranks(cfg, device)
+    weights = _file(resolve(str(cfg.checkpoint)))
+    means = {"mode": name, **options, "ages": ages, "align": align, "faces": faces, "sheet": mode.sheet,
+             "precision": cfg.precision, "checkpoint": weights}  # fmt: skip
+    for key in ("references", "direction", "having", "lacking"):  # what they are files of may change
+        if options.get(key) and Path(str(options[key])).exists():
+            means[f"{key}_files"] = _file(Path(str(options[key])))
+    record = Record(output, means)
+    todo = list(range(len(inputs)))
     if not cfg.overwrite:
-        check_free(stems, output)
-    pipeline = AgingPipeline.from_pretrained(
-        str(cfg.checkpoint), device=cfg.device, precision=cfg.precision, batch_size=cfg.batch_size
-    )
-    if str(cfg.checkpoint) == "lifespan" and str(cfg.input) != portraits.NAME:
-        log.info("checkpoint=lifespan knows rendered portraits; for photographs see `sam-weights list`.")
-    # the package's own were made aligned: nothing to look for
-    align = "never" if str(cfg.input) == portraits.NAME and cfg.align == "auto" else cfg.align
-    failures, rows = [], []
-    for picture, stem in zip(tqdm(pictures, desc="Ageing", unit="picture", disable=None), stems, strict=True):
-        try:
-            aged = pipeline(picture, ages, align=align, faces=cfg.faces)
-        except InputError as error:
-            if len(pictures) == 1:
-                raise
-            failures.append(str(error))
-            tqdm.write(f"Skipped: {error}", file=sys.stderr)
-            continue
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for number, face in enumerate(aged):
-            suffix = f"_face{number}" if len(aged) > 1 else ""
-            for age, image in zip(face.ages, face.images, strict=True):
-                save(image, stem.with_name(f"{stem.name}{suffix}_{age_label(age)}.png"))
-            if cfg.sheet:
-                path = stem.with_name(f"{stem.name}{suffix}_sheet.png")
-                save(face.sheet(), path)
-                log.info("%s", path)
-                rows += [overview_row(face)] if len(rows) < OVERVIEW_FACES else []
-    if failures and len(failures) == len(pictures):
-        raise InputError(f"None of the {len(pictures)} pictures could be used; the first: {failures[0]}")
-    if len(rows) > 1:
-        save(sheet(rows, OVERVIEW_CELL), output / OVERVIEW)
-        log.info("%d faces on one sheet: %s", len(rows), output / OVERVIEW)
-    if failures:
-        log.warning("%d of %d pictures were skipped, see above.", len(failures), len(pictures))
+        done = record.done()
+        todo = [n for n in todo if (row := done.get(inputs.keys[n])) is None or row.get("stamp") != inputs.stamp(n)]
+        wanted = [(inputs.stems[n], mode.endings(inputs.keys[n])) for n in todo]
+        overview = (
+            [("sheet", [".png"])] if todo and len(inputs) > 1 and mode.sheet and name in ("ages", "sheet") else []
+        )
+        assert OVERVIEW == "sheet.png"
+        check_free(output, [*wanted, *overview], record.files())
+    return Job(cfg, mode, inputs, means, todo, output, device, ranks)
 
 
-def pictures_of(given: str, output: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the pictures: those of a path, or the package's own."""
-    from sam_age.data.prepare import find_pictures
+def _own(cfg: DictConfig) -> bool:
+    """Is the input the package's own portraits?"""
     from sam_age.pretrained import portraits
 
-    if given != portraits.NAME:
-        return find_pictures(Path(given), output)
-    if Path(given).exists():
-        log.warning("input=%s is what comes with the package; for what is here give input=./%s.", given, given)
-    chosen = portraits.inputs()
-    root, everything = find_pictures(portraits.folder(), output)
-    return root, [picture for picture in everything if picture in chosen]
+    return str(cfg.input) == portraits.NAME
 
 
-def overview_row(face: AgedFace) -> list[Cell]:
-    """Input and ages of one face, small: the row may wait for many others."""
-    first, *aged = face.cells()
-    step = -(-len(aged) // OVERVIEW_AGES)
-    small = (OVERVIEW_CELL, OVERVIEW_CELL)
-    return [(image.resize(small, Image.Resampling.LANCZOS), caption) for image, caption in [first, *aged[::step]]]
+def _file(path: Path) -> list[Any]:
+    """What tells a file, or a folder's list of files, from others, without reading it."""
+    stat = path.stat()
+    return [path.resolve().as_posix(), stat.st_size, stat.st_mtime_ns]
 
 
-def output_stems(pictures: list[Path], root: Path, output: Path) -> list[Path]:
-    """Where each picture's results go, without suffix: the input's tree, mirrored.
+def _ranks(cfg: DictConfig, device: str) -> int:
+    import torch
 
-    Two pictures that differ in their suffix (or case, which some systems do not tell apart) alone keep it.
-    """
-    stems = [output / p.relative_to(root).with_suffix("") for p in pictures]
-    seen = Counter(str(stem).lower() for stem in stems)
-    return [
-        stem.with_name(picture.name) if seen[str(stem).lower()] > 1 else stem
-        for picture, stem in zip(pictures, stems, strict=True)
+    devices = cfg.devices
+    if devices == "auto":
+        devices = max(1, torch.cuda.device_count()) if device.startswith("cuda") else 1
+    if OmegaConf.is_list(devices):
+        devices = len(devices)
+    for key, value in (("devices", devices), ("num_nodes", cfg.num_nodes)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(
+                f"{key} is a whole number from 1 up{' or auto' if key == 'devices' else ''}, not {value!r}."
+            )
+    if device.startswith("cuda") and devices > torch.cuda.device_count():
+        raise InputError(f"devices={devices}, but there are {torch.cuda.device_count()} GPUs here.")
+    return devices * cfg.num_nodes
+
+
+def said(job: Job) -> str:
+    """The plan, for dry_run=true."""
+    inputs, mode = job.inputs, job.mode
+    lines = [
+        f"mode={mode.name}, ages {', '.join(f'{age:g}' for age in mode.ages)}; {len(inputs)} inputs, "
+        f"{len(inputs) - len(job.todo)} done before, {len(job.todo)} to do"
     ]
+    if inputs.shards:
+        lines.append(f"{len(inputs.shards)} shards: {inputs.shards[0]}" + (" ..." if len(inputs.shards) > 1 else ""))
+    for rank in range(job.ranks):
+        share = job.share(rank)
+        text = f"rank {rank} of {job.ranks}: {len(share)} inputs"
+        if share:
+            text += f", {inputs.keys[share[0]]} to {inputs.keys[share[-1]]}"
+        if share and inputs.shards:
+            text += f", in {len({inputs.file(index) for index in share})} shards"
+        lines.append(text)
+    files = sum(len(mode.endings(inputs.keys[index])) for index in job.todo)
+    each = " for each face" if mode.in_batches and mode.faces != "largest" else ""
+    lines.append(f"{files} files below {job.output}{each}" + (", such as" if job.todo else ""))
+    if job.todo:
+        first = job.todo[0]
+        lines += [f"  {job.output / (inputs.stems[first] + ending)}" for ending in mode.endings(inputs.keys[first])]
+    return "\n".join(lines)
 
 
-def check_free(stems: list[Path], output: Path) -> None:
-    """Refuse to write over results of an earlier call."""
-    there = []
-    for stem in stems:
-        if stem.parent.is_dir():
-            ours = re.compile(re.escape(stem.name) + r"(_face\d+)?_(\d{3}(\.\d+)?|sheet)\.png")
-            there += [path for path in sorted(stem.parent.iterdir()) if ours.fullmatch(path.name)]
-    there += [path for path in [output / OVERVIEW] if path.exists()]
-    if there:
-        raise InputError(f"{there[0]} is already there: overwrite=true replaces it, output=... writes elsewhere.")
+def _finish(job: Job, failures: list[str] | None) -> None:
+    """The overview, and what went wrong; failures: None where several ranks left them in their records."""
+    from sam_age.inference.running import overview
 
-
-def age_label(age: float) -> str:
-    """Ages that sort as names.
-
-    >>> age_label(5), age_label(62.5)
-    ('005', '062.5')
-    """
-    whole, fraction = f"{age:07.3f}".split(".")
-    fraction = fraction.rstrip("0")
-    return f"{whole}.{fraction}" if fraction else whole
-
-
-def save(image: Image.Image, path: Path) -> None:
-    """Write a PNG so that an interruption leaves the old file or the new one, never half of one."""
-    from sam_age.data.storing import write_whole
-
-    png = BytesIO()
-    image.save(png, format="PNG")
-    write_whole(path, png.getvalue())
+    record = job.record()
+    if failures is None:
+        latest = record.latest()
+        rows = [latest.get(job.inputs.keys[index], {}) for index in job.todo]
+        failures = [row.get("error", "not reached") for row in rows if row.get("state") != "done"]
+    if failures and len(failures) == len(job.inputs):
+        count = len(failures)
+        raise InputError(failures[0] if count == 1 else f"None of the {count} could be used; the first: {failures[0]}")
+    if job.mode.sheet and (path := overview(job.inputs, record)):
+        log.info("The first faces on one sheet: %s", path)
+    log.info("%d of %d written to %s", len(job.todo) - len(failures), len(job.inputs), job.output)
+    if failures:
+        log.warning("%d of %d were skipped, see above.", len(failures), len(job.inputs))
 
 
 main = hydra_app("infer", infer)
