@@ -10,7 +10,7 @@ from pytorch_optimizer import Ranger as Published
 from torch import nn
 
 from sam_age.errors import InputError
-from sam_age.optim.ranger import Ranger
+from sam_age.optim.ranger import Ranger, laid_out_as
 
 SETTINGS = {"lr": 1e-2, "betas": (0.95, 0.999), "eps": 1e-5, "weight_decay": 0.1}
 
@@ -71,6 +71,18 @@ def test_the_fused_kernel_resumes_bit_for_bit() -> None:
     for optimizer, parameters in ((first, straight), (resumed, again)):
         run(optimizer, parameters, range(8, 16))
     assert all(torch.equal(mine, other) for mine, other in zip(straight, again, strict=True))
+
+
+def test_strides_of_axes_of_length_1_do_not_matter() -> None:
+    parameter = torch.randn(6, 8, 1, 1).to(memory_format=torch.channels_last)
+    gradient = torch.randn(6, 8, 1, 1)
+    assert parameter.stride() != gradient.stride()
+    same = laid_out_as(parameter, gradient)
+    assert same.stride() == parameter.stride()
+    assert torch.equal(same, gradient)
+    assert same.data_ptr() == gradient.data_ptr()
+    other = torch.randn(6, 8, 3, 3)
+    assert laid_out_as(other.to(memory_format=torch.channels_last), other) is other
 
 
 @pytest.mark.parametrize("wrong", [{"lr": -1}, {"k": 0}, {"betas": (0.9, 1.0)}, {"n_sma_threshold": 3}])

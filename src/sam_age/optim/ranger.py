@@ -106,7 +106,7 @@ class Ranger(Optimizer):
         rectified = rectification(group["step"], group["betas"][1], group["n_sma_threshold"])
         rate = group["lr"] / (1 - group["betas"][0] ** group["step"]) * (1.0 if rectified is None else rectified)
         rows = [
-            (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+            (parameter, laid_out_as(parameter, gradient), state["exp_avg"], state["exp_avg_sq"])
             for parameter, gradient, state in zip(parameters, gradients, states, strict=True)
         ]
         fused = group["fused"] if group["fused"] is not None else parameters[0].is_cuda
@@ -170,6 +170,18 @@ class Ranger(Optimizer):
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.stride() != parameter.stride():  # channels innermost by now, say
                     state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the parameter's strides, where the two differ in axes of length 1 alone.
+
+    There they mean nothing, but kernels ask for them to be equal. 1x1 convolutions with channels innermost have such
+    gradients.
+    """
+    pairs = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
+    if parameter.stride() != gradient.stride() and all(length == 1 or mine == its for length, mine, its in pairs):
+        return gradient.as_strided(parameter.shape, parameter.stride())
+    return gradient
 
 
 def rectification(step: int, beta2: float, threshold: float = 5) -> float | None:
