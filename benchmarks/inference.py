@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, random_sam
 from benchmarks.peaks import measured
-from sam_age.device import pick_device
+from sam_age.device import keep_freed_memory, pick_device
 from sam_age.models.sam import FACE_SIZE, SAM
 
 TERA, GB = 1e12, 1e9
@@ -48,8 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ages", type=int, nargs="+", default=[11], help="ages of each face")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--batch-size", type=int, help="of the pipeline: faces times ages in one pass; its default")
+    parser.add_argument("--graphed", action="store_true", help="GPUs: recorded as CUDA graphs")
+    parser.add_argument("--keep-memory", action="store_true", help="CPUs: as sam-infer does, `keep_freed_memory`")
     parser.add_argument("--repeats", type=int, default=10, help="timed calls")
-    parser.add_argument("--warmup", type=int, default=3, help="calls before them")
+    parser.add_argument("--warmup", type=int, default=5, help="calls before them")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--reference", type=Path, help="a checkout of the authors' repository; needs a GPU")
     return parser
@@ -59,10 +61,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     from sam_age.pipeline import AgingPipeline
 
     torch.manual_seed(0)
+    if given.keep_memory and not keep_freed_memory():
+        raise SystemExit("inference: --keep-memory is for Linux with glibc.")
     device = torch.device(pick_device(given.device))
     sam = random_sam(given.size).to(device)
     options = {} if given.batch_size is None else {"batch_size": given.batch_size}
-    pipeline = AgingPipeline(sam, precision=given.precision, **options)
+    pipeline = AgingPipeline(sam, precision=given.precision, graphed=given.graphed, **options)
     cases = []
     for faces in given.faces:
         for ages in given.ages:
@@ -77,6 +81,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "device": device.type,
         "precision": "bfloat16" if pipeline.bfloat16 else "float32",
         "batch_size": pipeline.batch_size,
+        "graphed": given.graphed,
+        "keep_memory": given.keep_memory,
         "peaks": measured(device.type) if device.type in ("cpu", "cuda") else None,
         "flop_per_face": flop(sam, lambda model: model.encode(_empty_faces(1))),
         "flop_per_output": flop(sam, _one_output),
@@ -93,7 +99,7 @@ def measure_case(pipeline: Any, faces: int, ages: int, given: argparse.Namespace
 
     def on_the_device() -> None:
         codes = pipeline.edit(pictures, years)
-        pipeline._batched(lambda rows: pipeline.sam.synthesize(rows, resize=False)[:, 0, 0, 0], codes.flatten(0, 1))
+        pipeline._batched(lambda rows: pipeline._draw(rows)[:, 0, 0, 0], codes.flatten(0, 1))
 
     inner = seconds(on_the_device, pipeline.device, given)
     outputs = faces * ages

@@ -184,3 +184,16 @@ def test_importing_and_using_the_package_needs_no_hydra_lightning_or_wandb() -> 
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+def test_recorded_calls_give_what_plain_ones_give():
+    plain = AgingPipeline(tiny_sam().to("cuda"), batch_size=4)
+    recorded = AgingPipeline(plain.sam, batch_size=4, graphed=True)
+    for seed in range(6):  # from the fourth on they are replayed, with other faces than were recorded
+        faces, ages = [noise_face(seed), noise_face(seed + 10)], [10.0 + seed, 70.0]
+        (want, other), (pictures, _) = plain.age(faces, ages)
+        (got, more), (shown, _) = recorded.age(faces, ages)
+        torch.testing.assert_close(torch.stack([got, more]), torch.stack([want, other]), rtol=1e-2, atol=1e-2)
+        for one, two in zip(shown, pictures, strict=True):
+            assert np.abs(np.asarray(one, int) - np.asarray(two)).mean() < 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +22,8 @@ from sam_age.device import innermost_channels, pays_in_bfloat16, pick_device
 from sam_age.editing.methods import EditingMethods
 from sam_age.errors import InputError
 from sam_age.models.sam import FACE_SIZE, SAM, face_pool
-from sam_age.sheets import Cell, sheet, to_images, to_tensor
+from sam_age.modules.graphed import Graphed
+from sam_age.sheets import Cell, Coming, sheet, to_tensor
 from sam_age.weights import BUNDLE, KNOWN, load
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ class AgingPipeline(EditingMethods):
         batch_size: faces times ages in one pass; None: 1 on a CPU, where more takes memory and saves no time
             (docs/performance.md), and 8 elsewhere.
         age_net: reads ages off faces, for `read_age`: a network, a path or name of its weights, or None.
+        graphed: on CUDA, what is asked for a fourth time in the same shape is recorded as a CUDA graph and replayed
+            from then on (`Graphed`): faster for few faces at a time, and each shape keeps its memory.
 
     sam = AgingPipeline.from_pretrained("sam_ffhq_aging.pt")
     young, old = sam("photo.jpg", ages=[5, 80])[0].images
@@ -129,6 +133,7 @@ class AgingPipeline(EditingMethods):
         precision: str = "auto",
         batch_size: int | None = None,
         age_net: nn.Module | str | Path | None = None,
+        graphed: bool = False,
     ) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision is auto, float32 or bfloat16, not {precision!r}.")
@@ -142,6 +147,11 @@ class AgingPipeline(EditingMethods):
         self.bfloat16 = precision == "bfloat16" or (
             precision == "auto" and pays_in_bfloat16(self.device, sam.decoder.size)
         )
+        self._encode: Callable[..., Tensor] = sam.encode
+        self._edit: Callable[..., Tensor] = sam.edit
+        self._draw: Callable[..., Tensor] = partial(sam.synthesize, resize=False)
+        if graphed and self.device.type == "cuda":
+            self._encode, self._edit, self._draw = (Graphed(f, ()) for f in (self._encode, self._edit, self._draw))
         self._age_net = age_net
         self._detector: FaceDetector | None = None
 
@@ -297,7 +307,7 @@ class AgingPipeline(EditingMethods):
 
     def encode(self, faces: Sequence[Image.Image]) -> Tensor:
         """Aligned faces -> their codes w+ (N, n_styles, style_dim), float32, on the CPU: the inversion."""
-        return self._batched(self.sam.encode, _pixels(faces))
+        return self._batched(self._encode, _pixels(faces))
 
     def edit(
         self,
@@ -325,12 +335,11 @@ class AgingPipeline(EditingMethods):
         check_ages(target.flatten().tolist())
         if inversions is None:
             inversions = self.encode(faces)
+        inversions = inversions.float()
         which = torch.arange(len(faces)).repeat_interleave(target.shape[1])
-        # faces are sent once a chunk, not once an age: `which` is split, and each chunk takes its rows
+        # of faces and inversions each chunk takes its rows: one for each age of each would be too many to send at once
         codes = self._batched(
-            lambda index, age: self.sam.edit(
-                pixels[index.cpu()].to(self.device), age, inversions[index.cpu()].to(self.device, torch.float32)
-            ),
+            lambda index, age: self._edit(pixels[index].to(self.device), age, inversions[index].to(self.device)),
             which,
             target.flatten(),
         )
@@ -338,15 +347,14 @@ class AgingPipeline(EditingMethods):
 
     def synthesize(self, w_plus: Tensor) -> list[Image.Image]:
         """w+ (..., n_styles, style_dim) -> pictures at the generator's own size, in the order of the codes."""
-
-        def draw(codes: Tensor) -> Tensor:
-            faces = self.sam.synthesize(codes, resize=False)
-            pictures.extend(to_images(faces))  # eight 1024-pixel results are 100 MB as floats, and 25 as bytes
-            return faces.new_zeros(len(faces))
-
         pictures: list[Image.Image] = []
-        self._batched(draw, w_plus.detach().float().reshape(-1, *w_plus.shape[-2:]))
-        return pictures
+        coming: Coming | None = None
+        with torch.no_grad(), self._precision():
+            for codes in w_plus.detach().float().reshape(-1, *w_plus.shape[-2:]).split(self.batch_size):
+                made = Coming(self._draw(codes.to(self.device)))
+                pictures += [] if coming is None else coming.images()  # while the device is at the next ones
+                coming = made
+        return pictures if coming is None else pictures + coming.images()
 
     def read_age(self, faces: Sequence[Image.Image]) -> list[float] | None:
         """How old aligned faces look to the age network, years; None without one."""
@@ -368,11 +376,17 @@ class AgingPipeline(EditingMethods):
     @torch.no_grad()  # not inference_mode: codes may be learnt from later
     def _batched(self, function: Callable[..., Tensor], *rows: Tensor, precise: bool = False) -> Tensor:
         """A function of some tensors' rows, `batch_size` at a time; its results in float32 on the CPU."""
-        mixed = self.bfloat16 and not precise
-        with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
+        with nullcontext() if precise else self._precision():
             chunks = zip(*(part.split(self.batch_size) for part in rows), strict=True)
-            made = [function(*(part.to(self.device) for part in chunk)).float().cpu() for chunk in chunks]
+            made = [function(*map(self._sent, chunk)).float().cpu() for chunk in chunks]
         return torch.cat(made)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
+
+    def _sent(self, rows: Tensor) -> Tensor:
+        """Numbers go to the device; indices stay, for what they index is here."""
+        return rows.to(self.device) if rows.is_floating_point() else rows
 
 
 def _pixels(faces: Sequence[Image.Image]) -> Tensor:

@@ -17,8 +17,34 @@ _MARGIN = 4  # pixels
 
 def to_images(faces: Tensor) -> list[Image.Image]:
     """(N, 3, H, W) in [-1, 1], clipped -> N RGB pictures. Rounds to the nearest of the 256 levels."""
+    return [Image.fromarray(level) for level in to_levels(faces).cpu().numpy()]
+
+
+def to_levels(faces: Tensor) -> Tensor:
+    """(N, 3, H, W) in [-1, 1], clipped -> (N, H, W, 3), uint8, where they are: the pixels of `to_images`."""
     levels = ((faces.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return [Image.fromarray(level) for level in levels.permute(0, 2, 3, 1).cpu().numpy()]
+    return levels.permute(0, 2, 3, 1).contiguous()
+
+
+class Coming:
+    """Pictures (N, 3, H, W) on their way from the device, as bytes: eight of 1024 pixels are 100 MB as floats, and 25
+    so. From a GPU they come while it works on what it is given next."""
+
+    def __init__(self, faces: Tensor) -> None:
+        levels = to_levels(faces)
+        self.arrived: torch.cuda.Event | None = None
+        if levels.is_cuda:
+            self.levels = torch.empty(levels.shape, dtype=levels.dtype, pin_memory=True)
+            self.levels.copy_(levels, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record(torch.cuda.current_stream(levels.device))
+        else:
+            self.levels = levels.cpu()
+
+    def images(self) -> list[Image.Image]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return [Image.fromarray(level) for level in self.levels.numpy()]
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
