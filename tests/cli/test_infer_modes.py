@@ -108,6 +108,13 @@ def test_photo_and_animation(checkpoint: Path, tmp_path: Path) -> None:
     assert run(checkpoint, tmp_path / "her.png", tmp_path / "film", *short) == ["her.gif"]
 
 
+def test_a_photo_that_is_none_is_called_by_its_name(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no")
+    with pytest.raises(InputError, match=r"bad\.jpg: .* not an image"):
+        run(checkpoint, tmp_path / "bad.jpg", tmp_path / "out", "mode=photo")
+    assert not (tmp_path / "out").exists()
+
+
 def test_video_is_handed_on(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "clips/deep").mkdir(parents=True)
     (tmp_path / "clips/deep/a.mov").write_bytes(b"clip")
@@ -150,6 +157,13 @@ def test_the_plan_is_printed_and_nothing_written(checkpoint: Path, shards: str, 
     assert "rank 3 of 4: 1 inputs, faces-001/b.png to faces-001/b.png, in 1 shards" in said
     assert "48 files below" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_no_rank_is_without_work(checkpoint: Path, face: Path, tmp_path: Path, capsys) -> None:
+    run(checkpoint, face, tmp_path / "out", "dry_run=true", "devices=2")
+    assert "rank 0 of 1: 1 inputs" in capsys.readouterr().out
+    with pytest.raises(InputError, match="num_nodes=1"):
+        run(checkpoint, face, tmp_path / "out", "num_nodes=2")
 
 
 def test_two_processes_make_what_one_makes_each_its_own(checkpoint: Path, tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ def plan(cfg: DictConfig) -> Job:
         )
         assert OVERVIEW == "sheet.png"
         check_free(output, [*wanted, *overview], record.files())
+    if 0 < len(todo) < ranks:  # Lightning's ranks wait for each other, and one without work would not
+        if cfg.num_nodes > 1:
+            raise InputError(f"{ranks} ranks for the {len(todo)} left to do: give num_nodes=1.")
+        ranks = 1
     return Job(cfg, mode, inputs, means, todo, output, device, ranks)
 
 
@@ -228,9 +232,9 @@ def _finish(job: Job, failures: list[str] | None) -> None:
         raise InputError(failures[0] if count == 1 else f"None of the {count} could be used; the first: {failures[0]}")
     if job.mode.sheet and (path := overview(job.inputs, record)):
         log.info("The first faces on one sheet: %s", path)
-    log.info("%d of %d written to %s", len(job.todo) - len(failures), len(job.inputs), job.output)
+    log.info("%d of %d written to %s", len(job.todo) - len(failures), len(job.todo), job.output)
     if failures:
-        log.warning("%d of %d were skipped, see above.", len(failures), len(job.inputs))
+        log.warning("%d of %d could not be used, see above.", len(failures), len(job.todo))
 
 
 main = hydra_app("infer", infer)

@@ -149,8 +149,8 @@ class Runner:
 
 
 def _said(error: Exception, name: str) -> str:
-    if isinstance(error, InputError):
-        return str(error)
+    if isinstance(error, InputError):  # which may know the picture by its bytes alone
+        return str(error) if name in str(error) else f"{name}: {error}"
     log.debug("%s", name, exc_info=error)
     return f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"
 
