@@ -134,6 +134,8 @@ def test_directions_are_fitted_to_folders_and_what_cannot_be_used_is_reported(pi
     wanted = fit_direction(pipeline.encode(dark + bright), labels)
     torch.testing.assert_close(found.normal, wanted.normal)
     assert found.read(pipeline.encode(bright)).mean() > found.read(pipeline.encode(dark)).mean()
+    with pytest.raises(InputError, match="No face"):
+        pipeline.direction([], [])
     given = pipeline.direction(bright, dark, "bright")
     torch.testing.assert_close(given.normal, found.normal)
 

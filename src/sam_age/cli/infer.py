@@ -43,9 +43,12 @@ class Job:
 
     def runner(self, device: str, rank: int = 0) -> Runner:
         """The pipeline on a device, and what it works with."""
+        from sam_age.device import keep_freed_memory
         from sam_age.inference.running import Runner
         from sam_age.pipeline import AgingPipeline
 
+        if device == "cpu":
+            keep_freed_memory()
         pipeline = AgingPipeline.from_pretrained(
             str(self.cfg.checkpoint), device=device, precision=self.cfg.precision, batch_size=self.cfg.batch_size
         )

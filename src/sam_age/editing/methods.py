@@ -165,6 +165,10 @@ class EditingMethods:
         For other labels, years for instance: `fit_direction(sam.encode(faces), labels)`.
         """
         sides = [self._faces_of(side) for side in (lacking, having)]
+        if not any(map(len, sides)):
+            raise InputError(
+                "No face in any of the pictures: a direction needs faces that have something and that lack it."
+            )
         labels = torch.cat([torch.full((len(side),), float(label)) for label, side in enumerate(sides)])
         return fit_direction(torch.cat([self.encode(side) for side in sides if side]), labels, name)
 
