@@ -16,6 +16,9 @@ from sam_age.errors import InputError
 _READ = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 IMAGE_SUFFIXES = frozenset([*_READ, ".jp2", ".avif", ".heic", ".heif", ".jxl"])
 
+UNNAMED = "the given bytes"
+"""What errors call a picture that came without a name."""
+
 _EXIF_ORIENTATION = 0x0112
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 _JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
@@ -55,7 +58,7 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
     """
     if isinstance(source, Image.Image):
         return _decoded(source, name or "the picture")
-    name = name or ("the given bytes" if isinstance(source, bytes) else str(source))
+    name = name or (UNNAMED if isinstance(source, bytes) else str(source))
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from tqdm import tqdm
 
+from sam_age.data.images import UNNAMED
 from sam_age.data.storing import encode, write_whole
 from sam_age.errors import InputError
 from sam_age.inference.inputs import Inputs, Loaded
@@ -150,7 +151,8 @@ class Runner:
 
 def _said(error: Exception, name: str) -> str:
     if isinstance(error, InputError):  # which may know the picture by its bytes alone
-        return str(error) if name in str(error) else f"{name}: {error}"
+        said = str(error).replace(UNNAMED, name, 1)
+        return said if name in said else f"{name}: {said}"
     log.debug("%s", name, exc_info=error)
     return f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"
 
