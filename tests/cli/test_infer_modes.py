@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -15,7 +16,9 @@ from PIL import Image
 from skimage import data
 
 from sam_age.cli.infer import infer
+from sam_age.config import CONF_DIR
 from sam_age.errors import InputError
+from sam_age.inference.modes import MODES
 from sam_age.inference.record import FOLDER
 from sam_age.pipeline import AgingPipeline
 from sam_age.weights import save
@@ -113,6 +116,21 @@ def test_a_photo_that_is_none_is_called_by_its_name(checkpoint: Path, tmp_path: 
     with pytest.raises(InputError, match=r"bad\.jpg is not an image"):
         run(checkpoint, tmp_path / "bad.jpg", tmp_path / "out", "mode=photo")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_examples_of_help_are_understood() -> None:
+    text = (CONF_DIR / "infer.yaml").read_text().partition("template: |")[2]
+    examples = []
+    for line in text.splitlines():
+        if "sam-infer " in line and "output=" in line:
+            examples.append(shlex.split(line.partition("sam-infer ")[2]))
+        elif line.strip().startswith("mode.having="):  # the line before goes on
+            examples[-1] += line.split()
+    assert {f"mode={name}" for name in MODES if name != "ages"} < {word for words in examples for word in words}
+    for words in examples:
+        cfg = config("infer", *(word for word in words if "=" in word))
+        assert cfg.output
+        assert "{" not in str(cfg.input) or str(cfg.input) == "faces-{000..099}.tar"
 
 
 def test_video_is_handed_on(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
