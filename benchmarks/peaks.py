@@ -38,7 +38,7 @@ def measured(device: str) -> dict[str, float]:
         `bfloat16_flops`, `float32_flops` (TF32 where PyTorch is set to it) and `memory_bytes`, each a second.
     """
     cuda = torch.device(device).type == "cuda"
-    side, copied = (8192, 2**30) if cuda else (1024, 2**27)
+    side, copied = (8192, 2**30) if cuda else (2048, 2**27)
     found = {}
     for dtype in (torch.bfloat16, torch.float32):
         left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))

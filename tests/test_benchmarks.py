@@ -143,7 +143,7 @@ def test_peaks_are_those_of_a_known_amount_of_work(monkeypatch):
     peaks.measured.cache_clear()
     found = peaks.measured("cpu")
     peaks.measured.cache_clear()
-    assert found["float32_flops"] == 2 * 1024**3 / 0.5
+    assert found["float32_flops"] == 2 * 2048**3 / 0.5
     assert found["memory_bytes"] == 2 * 2**27 / 0.5  # read and written
 
 
