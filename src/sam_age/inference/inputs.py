@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import logging
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from sam_age.data.images import read_image
 from sam_age.data.sources import ImageSource, TarShards, ZipFaces, open_source
 from sam_age.errors import InputError
+
+log = logging.getLogger("sam_age")
 
 CLIPS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp"})
 
@@ -73,6 +76,8 @@ def open_inputs(given: str, output: Path, *, clips: bool = False) -> Inputs:
     from sam_age.pretrained import portraits
 
     if given == portraits.NAME and not clips:
+        if Path(given).exists():
+            log.warning("input=%s is what comes with the package; for what is here give input=./%s.", given, given)
         chosen = portraits.inputs()
         root, everything = find_pictures(portraits.folder(), output)
         return _files(root, [picture for picture in everything if picture in chosen])

@@ -144,7 +144,7 @@ class Runner:
             strip.paste(small, (column * OVERVIEW_CELL, 0))
         folder = self.record.folder / self.record.print
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{index:05d}-{number:02d}.png"
+        file = folder / f"{index:05d}-{number:02d}.strip"  # a PNG, but none that a search for results should find
         write_whole(file, encode(strip, "png", 0))
         return {"file": file.name, "captions": [caption for _, caption in cells]}
 
