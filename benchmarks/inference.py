@@ -99,7 +99,7 @@ def measure_case(pipeline: Any, faces: int, ages: int, given: argparse.Namespace
 
     def on_the_device() -> None:
         codes = pipeline.edit(pictures, years)
-        pipeline._batched(lambda rows: pipeline._draw(rows)[:, 0, 0, 0], codes.flatten(0, 1))
+        pipeline._batched(lambda rows: pipeline.steps["synthesize"](rows)[:, 0, 0, 0], codes.flatten(0, 1))
 
     inner = seconds(on_the_device, pipeline.device, given)
     outputs = faces * ages

@@ -169,7 +169,7 @@ def age(given: argparse.Namespace) -> dict[str, Any]:
     seconds: list[float] = []
     stages: list[dict[str, float]] = []
     for _ in range(given.repeats):
-        with stage_times(pipeline.sam) as collected:
+        with stage_times(pipeline.steps) as collected:
             seconds += times(lambda: pipeline.age([face], ages), 1)
         stages.append({name: sum(values) for name, values in collected.items()})
     peak = peak_memory()
@@ -187,28 +187,27 @@ def age(given: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def stage_times(sam: Any) -> Iterator[dict[str, list[float]]]:
-    """Collect the seconds that each of SAM's three steps takes while the block runs."""
+def stage_times(steps: dict[str, Callable[..., Any]]) -> Iterator[dict[str, list[float]]]:
+    """Collect the seconds that each call of each of these takes while the block runs."""
     import time
 
-    collected: dict[str, list[float]] = {"encode": [], "edit": [], "synthesize": []}
+    plain = dict(steps)
+    collected: dict[str, list[float]] = {name: [] for name in steps}
 
-    def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
-            result = method(*args, **kwargs)
+            result = plain[name](*args, **kwargs)
             collected[name].append(time.perf_counter() - start)
             return result
 
         return call
 
-    for name in collected:
-        setattr(sam, name, timed(name, getattr(sam, name)))
+    steps.update({name: timed(name) for name in plain})
     try:
         yield collected
     finally:
-        for name in collected:
-            delattr(sam, name)
+        steps.update(plain)
 
 
 PARTS = {"write": write, "imports": imports, "load": load, "load_plainly": load_plainly, "age": age}

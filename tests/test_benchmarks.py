@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import measure, networks
-from sam_age.models.sam import SAM
 from tests.golden import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,16 +82,18 @@ def test_the_objective_that_is_measured_has_the_papers_weights():
     assert losses.weighted_identity
 
 
-def test_stages_are_timed_while_the_block_runs_and_sam_is_left_as_it_was():
+def test_stages_are_timed_while_the_block_runs_and_the_pipeline_is_left_as_it_was():
     from benchmarks.inference_cpu import stage_times
+    from sam_age.pipeline import AgingPipeline
 
-    sam = networks.random_sam("tiny")
-    with stage_times(sam) as stages:
-        inversion = sam.encode(torch.zeros(1, 3, 256, 256))
-        sam.edit(torch.zeros(1, 3, 256, 256), torch.tensor([30.0]), inversion)
+    pipeline = AgingPipeline(networks.random_sam("tiny"))
+    before = dict(pipeline.steps)
+    face = Image.new("RGB", (256, 256))
+    with stage_times(pipeline.steps) as stages:
+        pipeline.edit([face], [30.0])
     assert {name: len(values) for name, values in stages.items()} == {"encode": 1, "edit": 1, "synthesize": 0}
-    assert "encode" not in vars(sam)
-    assert sam.encode.__func__ is SAM.encode
+    assert all(seconds > 0 for values in stages.values() for seconds in values)
+    assert pipeline.steps == before
 
 
 @pytest.mark.slow
@@ -153,6 +155,7 @@ CHECKOUT = {
     "configs/paths_config.py": "model_paths = {}\n",
     "criteria/lpips.py": """
 import torch
+from PIL import Image
 import torchvision
 def features():
     network = torchvision.models.alexnet(True)  # the first argument asks for a download
@@ -163,6 +166,7 @@ def features():
     "models/psp.py": """
 import time
 import torch
+from PIL import Image
 class pSp(torch.nn.Module):
     def __init__(self, opts):
         super().__init__()
@@ -177,6 +181,7 @@ class pSp(torch.nn.Module):
     "training/coach_aging.py": """
 import time
 import torch
+from PIL import Image
 from configs.paths_config import model_paths
 from criteria.lpips import features
 from models.psp import pSp

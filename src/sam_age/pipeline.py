@@ -147,11 +147,13 @@ class AgingPipeline(EditingMethods):
         self.bfloat16 = precision == "bfloat16" or (
             precision == "auto" and pays_in_bfloat16(self.device, sam.decoder.size)
         )
-        self._encode: Callable[..., Tensor] = sam.encode
-        self._edit: Callable[..., Tensor] = sam.edit
-        self._draw: Callable[..., Tensor] = partial(sam.synthesize, resize=False)
+        self.steps: dict[str, Callable[..., Tensor]] = {  # what runs on the device, and what benchmarks time
+            "encode": sam.encode,
+            "edit": sam.edit,
+            "synthesize": partial(sam.synthesize, resize=False),
+        }
         if graphed and self.device.type == "cuda":
-            self._encode, self._edit, self._draw = (Graphed(f, ()) for f in (self._encode, self._edit, self._draw))
+            self.steps = {name: Graphed(step, ()) for name, step in self.steps.items()}
         self._age_net = age_net
         self._detector: FaceDetector | None = None
 
@@ -307,7 +309,7 @@ class AgingPipeline(EditingMethods):
 
     def encode(self, faces: Sequence[Image.Image]) -> Tensor:
         """Aligned faces -> their codes w+ (N, n_styles, style_dim), float32, on the CPU: the inversion."""
-        return self._batched(self._encode, _pixels(faces))
+        return self._batched(self.steps["encode"], _pixels(faces))
 
     def edit(
         self,
@@ -339,7 +341,9 @@ class AgingPipeline(EditingMethods):
         which = torch.arange(len(faces)).repeat_interleave(target.shape[1])
         # of faces and inversions each chunk takes its rows: one for each age of each would be too many to send at once
         codes = self._batched(
-            lambda index, age: self._edit(pixels[index].to(self.device), age, inversions[index].to(self.device)),
+            lambda index, age: self.steps["edit"](
+                pixels[index].to(self.device), age, inversions[index].to(self.device)
+            ),
             which,
             target.flatten(),
         )
@@ -351,7 +355,7 @@ class AgingPipeline(EditingMethods):
         coming: Coming | None = None
         with torch.no_grad(), self._precision():
             for codes in w_plus.detach().float().reshape(-1, *w_plus.shape[-2:]).split(self.batch_size):
-                made = Coming(self._draw(codes.to(self.device)))
+                made = Coming(self.steps["synthesize"](codes.to(self.device)))
                 pictures += [] if coming is None else coming.images()  # while the device is at the next ones
                 coming = made
         return pictures if coming is None else pictures + coming.images()
