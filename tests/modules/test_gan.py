@@ -38,10 +38,12 @@ def faces() -> torch.Tensor:
     return torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def fit(module: GANModule, faces: torch.Tensor, steps: int, batch: int = 4, **kwargs) -> pl.Trainer:
+def fit(
+    module: GANModule, faces: torch.Tensor, steps: int, batch: int = 4, accelerator: str = "cpu", **kwargs
+) -> pl.Trainer:
     rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
+        accelerator=accelerator, devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **kwargs,
     )  # fmt: skip
     trainer.fit(module, DataLoader(rows, batch_size=batch))
@@ -188,13 +190,21 @@ def test_bfloat16_training_stays_close_to_float32(faces: torch.Tensor) -> None:
     assert half.lazy["path_length"].dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_order_of_channels_in_memory_changes_nothing_but_rounding(faces: torch.Tensor) -> None:
     plain, last = tiny_gan(), tiny_gan(channels_last=True)
-    fit(plain, faces, steps=2)
-    fit(last, faces, steps=2)
+    fit(plain, faces, steps=2, accelerator="gpu")
+    fit(last, faces, steps=2, accelerator="gpu")
     _, features = last.generator.synthesize(last.codes(2), return_features=True)
     assert features.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(last.last_loss, plain.last_loss, rtol=1e-3, atol=0)
+    torch.testing.assert_close(last.last_loss.cpu(), plain.last_loss.cpu(), rtol=1e-3, atol=0)
+
+
+def test_on_a_cpu_channels_stay_where_they_were(faces: torch.Tensor) -> None:
+    module = tiny_gan(channels_last=True)
+    fit(module, faces, steps=1)
+    assert module.generator.input.input.is_contiguous()
 
 
 @pytest.mark.slow

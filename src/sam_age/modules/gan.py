@@ -104,7 +104,7 @@ class GANModule(Stage):
         ema_ramp: in the beginning the half-life is this share of the images seen.
         fakes_per_face: made for KID for each held-out face.
         compiled: torch.compile for the losses' passes; the regularisations, with gradients of gradients, cannot be.
-        channels_last: pictures and features with their channels innermost, which some GPUs convolve faster.
+        channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
         grow_from: folder weights/ of a run at a smaller size, from which the layers that both have are taken.
         seed: with step and rank, decides every random draw.
     """
@@ -174,7 +174,7 @@ class GANModule(Stage):
         batch["faces"]: (N, 3, size, size), RGB in [-1, 1].
         """
         faces, step = batch["faces"], self.global_step
-        if self.channels_last:
+        if self.innermost:
             faces = faces.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(mix_seed(self.seed, step, self.global_rank))  # so that a resumed run draws the same
 
@@ -309,7 +309,7 @@ class GANModule(Stage):
             raise InputError("Gradients of gradients overflow float16: set trainer.precision=bf16-mixed or 32-true.")
         if self.compiled:
             self.make, self.score = torch.compile(self.make), torch.compile(self.score)
-        if self.channels_last:  # from its first map on, every other follows
+        if self.innermost:  # from its first map on, every other follows
             self.generator.input.to(memory_format=torch.channels_last)
             self.generator_ema.input.to(memory_format=torch.channels_last)
 

@@ -76,8 +76,8 @@ class Stage(pl.LightningModule):
 
     @property
     def innermost(self) -> bool:
-        """Whether channels are to be innermost: asked for, and on a GPU. CPUs gain nothing, and PyTorch 2.15's
-        gradient of a strided convolution in that layout ends their process."""
+        """Whether channels are to be innermost: asked for, and on a GPU. On CPUs PyTorch 2.15's gradient of a strided
+        1x1 convolution of fewer than 16 channels, in that layout, writes past its memory: the process ends."""
         return self.channels_last and self.device.type == "cuda"
 
     # ---- graphs ------------------------------------------------------------------------------------
