@@ -35,7 +35,7 @@ from sam_age.models.stylegan2 import Generator
 
 MODULE = "benchmarks.generator"
 PARTS = ("equal", "whole", "layers", "profile", "tiles", "predict")
-GB, TERA, MILLI = 1e9, 1e12, 1e3
+MB, GB, GIGA, TERA, MILLI = 1e6, 1e9, 1e9, 1e12, 1e3
 
 
 def main() -> None:
@@ -249,6 +249,8 @@ class Bench:
                         "layer": layer.name,
                         "way": "back" if back else "forward",
                         "form": form,
+                        "GFLOP": cost.flops / GIGA,
+                        "MB": (cost.convolution_bytes + cost.rest_bytes) / MB,
                         "ms": whole * MILLI,
                         "convolution": part * MILLI,
                         "rest": rest * MILLI,

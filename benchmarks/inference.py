@@ -44,6 +44,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="1024", help="conf/model/sam_<size>.yaml")
+    parser.add_argument("--pixels", type=int, choices=(256, 512, 1024), help="side of the pictures; the size's own")
     parser.add_argument("--faces", type=int, nargs="+", default=[1, 4], help="how many at once")
     parser.add_argument("--ages", type=int, nargs="+", default=[11], help="ages of each face")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
@@ -64,7 +65,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     if given.keep_memory and not keep_freed_memory():
         raise SystemExit("inference: --keep-memory is for Linux with glibc.")
     device = torch.device(pick_device(given.device))
-    sam = random_sam(given.size).to(device)
+    sam = random_sam(given.size, given.pixels).to(device)
     options = {} if given.batch_size is None else {"batch_size": given.batch_size}
     pipeline = AgingPipeline(sam, precision=given.precision, graphed=given.graphed, **options)
     cases = []
@@ -78,6 +79,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "inference",
         "machine": machine(),
         "size": given.size,
+        "pixels": sam.decoder.size,
         "device": device.type,
         "precision": "bfloat16" if pipeline.bfloat16 else "float32",
         "batch_size": pipeline.batch_size,

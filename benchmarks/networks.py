@@ -28,11 +28,19 @@ def arguments(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
-def random_sam(size: str) -> SAM:
-    """SAM of a size in `SIZES`, as its constructor draws it; in eval mode."""
+def random_sam(size: str, pixels: int | None = None) -> SAM:
+    """SAM of a size in `SIZES`, as its constructor draws it; in eval mode.
+
+    Args:
+        pixels: side of its pictures where it is to be another, a power of two: what cost grows with.
+    """
     model = config("model", f"sam_{size}")
-    parts = ("encoder", "pretrained_encoder", "decoder")
-    return SAM.from_config({part: arguments(model[part]) for part in parts}).eval()
+    parts = {part: arguments(model[part]) for part in ("encoder", "pretrained_encoder", "decoder")}
+    if pixels is not None:
+        parts["decoder"]["size"] = pixels
+        for part in ("encoder", "pretrained_encoder"):
+            parts[part]["n_styles"] = 2 * pixels.bit_length() - 4
+    return SAM.from_config(parts).eval()
 
 
 def random_losses(size: str) -> AgingLosses:

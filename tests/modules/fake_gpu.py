@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +17,22 @@ from torch.utils._pytree import tree_leaves
 from sam_age.models.stylegan2 import Generator
 
 
-class HostWork(TorchDispatchMode):
-    """Writes down what has to do with the host's memory. What waits for a value, fake tensors refuse by themselves."""
+class Work(TorchDispatchMode):
+    """Counts what would be launched, and writes down what has to do with the host's memory. What waits for a value,
+    fake tensors refuse by themselves."""
+
+    FREE = frozenset({"device", "detach", "empty", "empty_like", "promote_types"})  # nothing runs on the GPU
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self.launched: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None) -> Any:
         result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name not in self.FREE and not getattr(function, "is_view", False):
+            self.launched[name] += 1
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
         if any(tensor.device.type == "cpu" for tensor in tensors):
             self.seen.append(str(function))
@@ -32,7 +40,7 @@ class HostWork(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def on_a_gpu(module: Any, monkeypatch: Any) -> Iterator[HostWork]:
+def on_a_gpu(module: Any, monkeypatch: Any) -> Iterator[Work]:
     """The LightningModule's tensors as a GPU's, without one; backward passes, which need one, are left out."""
     with FakeTensorMode():
         for part in module.modules():
@@ -52,7 +60,7 @@ def on_a_gpu(module: Any, monkeypatch: Any) -> Iterator[HostWork]:
         torch.set_autocast_enabled("cuda", True)  # the context manager would not, where there is no GPU
         torch.set_autocast_dtype("cuda", torch.bfloat16)
         try:
-            with HostWork() as work:
+            with Work() as work:
                 yield work
         finally:
             torch.set_autocast_enabled("cuda", before[0])
