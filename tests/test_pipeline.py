@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from skimage import data
 
+from sam_age.choices import check_ages, choose
 from sam_age.errors import InputError
-from sam_age.pipeline import AgingPipeline, check_ages, choose
+from sam_age.pipeline import AgingPipeline
 from sam_age.sheets import sheet, to_images, to_tensor
 from sam_age.weights import save
 from tests.modules.test_aging import tiny_sam

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from sam_age.choices import Which, check_ages
 from sam_age.clips import encode, ffmpeg
 from sam_age.data.images import read_image
 from sam_age.data.storing import write_whole
@@ -24,7 +25,7 @@ from sam_age.editing import LifespanPath
 from sam_age.errors import InputError
 
 if TYPE_CHECKING:
-    from sam_age.pipeline import AgingPipeline, Which
+    from sam_age.pipeline import AgingPipeline
 
 ANCHORS = tuple(range(0, 101, 10))
 """Ages at which the encoder is asked, years."""
@@ -102,8 +103,6 @@ def animate(
     Raises:
         InputError: a photo, age, suffix, length or rate that cannot be used; imageio-ffmpeg is not installed.
     """
-    from sam_age.pipeline import check_ages
-
     path, ages = Path(path), check_ages(ages)
     if not (isinstance(seconds, int | float) and 0 < seconds <= 3600):
         raise InputError(f"seconds is a number above 0 and up to 3600, not {seconds!r}.")

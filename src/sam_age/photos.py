@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sam_age.choices import Which, check_ages, choose
 from sam_age.data.align import align, corners, quad_side, shown
 from sam_age.data.images import Photo, read_photo
 from sam_age.data.storing import write_whole
@@ -25,7 +26,7 @@ from sam_age.sheets import Cell, sheet
 
 if TYPE_CHECKING:
     from sam_age.data.detect import Face
-    from sam_age.pipeline import AgedFace, AgingPipeline, Which
+    from sam_age.pipeline import AgedFace, AgingPipeline
 
 # Half axes, in half sides of the crop, of the curve where a mask has faded out; its centre; its exponent (2: an
 # ellipse, more: squarer); and the share of the half axes over which it fades. An FFHQ crop has the chin at 0.9 of its
@@ -277,8 +278,6 @@ def age_photo(
     Raises:
         InputError: not an image, no face in it, or an age or number that is none.
     """
-    from sam_age.pipeline import check_ages, choose
-
     ages = check_ages(ages)
     if region not in REGIONS:
         raise InputError(f"region is one of {', '.join(REGIONS)}, not {region!r}.")

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from sam_age.choices import Which, check_ages, choose
 from sam_age.clips import Clip, check_target, copies_audio, open_clip, write_clip
 from sam_age.data.align import align
 from sam_age.errors import InputError
@@ -35,7 +36,7 @@ from sam_age.sheets import Cell, sheet
 from sam_age.tracking import Track, Tracker, kernel
 
 if TYPE_CHECKING:
-    from sam_age.pipeline import AgingPipeline, Which
+    from sam_age.pipeline import AgingPipeline
 
 log = logging.getLogger("sam_age")
 
@@ -93,8 +94,6 @@ def age_video(
     Raises:
         InputError: no clip, no face in it, or a wish that cannot be met.
     """
-    from sam_age.pipeline import check_ages
-
     ages, path = check_ages(ages), Path(path)
     if region not in REGIONS:
         raise InputError(f"region is one of {', '.join(REGIONS)}, not {region!r}.")
@@ -155,8 +154,6 @@ def _middle(track: Track) -> int:
 
 def choose_tracks(which: Which, cast: Cast, name: str = "the clip") -> list[int]:
     """Numbers of tracks; of "largest" those of whom no larger is in the same frames."""
-    from sam_age.pipeline import choose
-
     if which != "largest":
         return choose(which, len(cast.tracks), name)
     taken: list[int] = []

@@ -87,7 +87,7 @@ def evaluate(cfg: DictConfig) -> None:
 
 def check(cfg: DictConfig) -> list[float]:
     """The target ages; what cannot be meant is refused before anything is loaded."""
-    from sam_age.pipeline import check_ages
+    from sam_age.choices import check_ages
 
     need_bool(cfg, "overwrite", "loss_terms")
     ages = check_ages(cfg.target_ages)
@@ -175,7 +175,7 @@ def choose_inputs(cfg: DictConfig, datamodule: LightningDataModule) -> tuple[Kno
     known = known_of(dataset.source)
     inputs = list(range(len(known)))
     if cfg.source_ages is not None:
-        from sam_age.pipeline import check_ages
+        from sam_age.choices import check_ages
 
         years = torch.tensor(check_ages(cfg.source_ages))
         inputs = torch.isin(known.age, years).nonzero().flatten().tolist()

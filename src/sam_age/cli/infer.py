@@ -111,12 +111,12 @@ def infer(cfg: DictConfig) -> None:
 
 def plan(cfg: DictConfig) -> Job:
     """What there is to do, after everything was checked that can be without loading a network."""
+    from sam_age.choices import ALIGN, check_ages
     from sam_age.device import pick_device
     from sam_age.inference.inputs import open_inputs
     from sam_age.inference.modes import MODES
     from sam_age.inference.record import Record, check_free
     from sam_age.inference.running import OVERVIEW
-    from sam_age.pipeline import ALIGN, check_ages
     from sam_age.weights.known import resolve
 
     need_bool(cfg, "overwrite", "sheet", "dry_run")
