@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sam_age.models import fused
 from sam_age.models.convolve import differentiable_twice
 from sam_age.models.ops import fir_kernel, up_convolve
-from sam_age.models.stylegan2 import Generator
+from sam_age.models.stylegan2 import Discriminator, Generator
+from sam_age.optim.ranger import Ranger
 
 pytest.importorskip("triton")
 HERE = os.environ.get("TRITON_INTERPRET") == "1"
@@ -168,6 +169,29 @@ def test_changed_weights_are_noticed() -> None:
 
 
 @in_the_interpreter
+def test_pictures_follow_weights_that_learn_whatever_optimizer_changes_them() -> None:
+    """PyTorch's fused optimizers change weights without counting it; ours does count."""
+    generator = made_up(8).requires_grad_()
+    w_plus, maps = inputs(generator, 1)
+    weights = fused.synthesis_parameters(generator)
+    of_torch = torch.optim.Adam(weights, lr=0.1, fused=True)
+    of_ours = Ranger(weights, lr=0.1, fused=True)
+    of_ours.param_groups[0]["step"] = 102  # past the steps that are not the kernel's
+    for optimizer, frozen in ((of_torch, False), (of_ours, False), (of_ours, True)):
+        generator.requires_grad_(not frozen)
+        with torch.no_grad():
+            before = generator.synthesize(w_plus, maps)
+            for weight in weights:
+                weight.grad = torch.ones_like(weight) + torch.rand_like(weight)
+            optimizer.step()
+            after = generator.synthesize(w_plus, maps)
+            generator.fused = False
+            want = generator.synthesize(w_plus, maps)
+            generator.fused = "auto"
+        assert distance(after, want) < 1e-5 < distance(before, want)
+
+
+@in_the_interpreter
 def test_gradients_of_gradients_are_refused_not_wrong() -> None:
     generator = made_up(8)
     generator.fused = True
@@ -239,8 +263,8 @@ def test_the_plain_path_is_taken_where_the_fused_one_does_not_serve(monkeypatch:
     maps[0] = torch.zeros(1, 1, 4, 4)
     generator.conv1.requires_grad_()
     assert "own parameters" in fused.reason_against(generator, w_plus, maps)
-    with torch.no_grad():
-        assert fused.reason_against(generator, w_plus, maps) is None
+    with torch.no_grad():  # weights that learn may change without being counted
+        assert "own parameters" in fused.reason_against(generator, w_plus, maps)
     assert "eights" in fused.reason_against(made_up(8, channel_max=6), w_plus, maps)
 
 
@@ -350,6 +374,27 @@ def test_a_layer_is_a_convolution_and_a_kernel_each_way(monkeypatch: pytest.Monk
     launched.clear()
     torch.autograd.grad(picture.sum(), w_plus)
     assert launched == {"epilogue_backward": 5, "fir_epilogue_backward": 4, "add_parts": 9, "skip_backward": 4}
+
+
+@outside
+def test_generators_that_are_loaded_or_averaged_go_the_fused_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their weights learn nothing: of a pipeline and of what evaluates, a GAN's average, pSp's to be trained."""
+    from sam_age.models.sam import PSP, SAM
+    from sam_age.modules.gan import GANModule
+    from sam_age.modules.inversion import InversionModule
+    from sam_age.pipeline import AgingPipeline
+
+    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
+    monkeypatch.setattr(fused, "trouble", lambda device: None)
+    options = {"size": 8, "style_dim": 8, "n_mlp": 1, "channel_multiplier": 0.01, "channel_max": 8}
+    encoder = {"in_channels": 3, "n_styles": 4, "style_dim": 8, "widths": [8] * 4, "depths": [1] * 4, "tower_width": 8}
+    sam = SAM.from_config({"encoder": encoder | {"in_channels": 4}, "pretrained_encoder": encoder, "decoder": options})
+    gan = GANModule(Generator(**options), Discriminator(8, channel_max=8), torch.optim.Adam)
+    psp = InversionModule(PSP.from_config({"encoder": encoder, "decoder": options}), None, torch.optim.Adam)
+    for generator in (AgingPipeline(sam).sam.decoder, gan.generator_ema, psp.psp.decoder):
+        w_plus = torch.zeros(1, generator.n_latent, 8)
+        assert fused.reason_against(generator, w_plus, generator.noise_maps("stored", 1)) is None
+    assert fused.reason_against(gan.generator, w_plus, gan.generator.noise_maps("stored", 1)) is not None
 
 
 def test_how_it_is_computed_is_no_part_of_the_networks_description() -> None:

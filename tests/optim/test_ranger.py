@@ -73,6 +73,17 @@ def test_the_fused_kernel_resumes_bit_for_bit() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(straight, again, strict=True))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_every_step_counts_as_a_change_of_the_weights(fused: bool) -> None:
+    """Which PyTorch's fused Adam does not see to: who keeps what was made of weights looks at their version."""
+    parameters = weights()
+    optimizer = Ranger(parameters, fused=fused, k=1000)
+    for step in range(10):  # the kernel comes in with the sixth
+        before = [parameter._version for parameter in parameters]
+        run(optimizer, parameters, range(step, step + 1))
+        assert all(p._version > v for p, v in zip(parameters, before, strict=True))
+
+
 def test_strides_of_axes_of_length_1_do_not_matter() -> None:
     parameter = torch.randn(6, 8, 1, 1).to(memory_format=torch.channels_last)
     gradient = torch.randn(6, 8, 1, 1)

@@ -132,6 +132,8 @@ class Ranger(Optimizer):
             weights, gradients, means, squares, [], [self._long_ago[device]] * len(weights),
             lr=rate, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip
+        # PyTorch counts changes made in place, but not this one: who keeps something made of the weights would not see
+        torch.autograd.graph.increment_version(weights)
 
     def _foreach(self, group: dict[str, Any], rate: float, weights: Tensors, gradients: Tensors,
                  means: Tensors, squares: Tensors) -> None:  # fmt: skip

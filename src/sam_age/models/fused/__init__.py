@@ -44,11 +44,13 @@ def reason_against(generator: Generator, w_plus: Tensor, maps: list[Tensor]) -> 
         return "its channels come in eights"
     if w_plus.shape[0] == 0 or w_plus.shape[0] > 65535:
         return "there is no picture to make, or more than 65535"
+    # without gradients too: weights that learn would be prepared anew at every call, and not all optimizers (PyTorch's
+    # fused ones) count their changes, by which it is seen that they must be
+    if any(parameter.requires_grad for parameter in synthesis_parameters(generator)):
+        return "the generator's own parameters want gradients: generator.requires_grad_(False) freezes them"
     if torch.is_grad_enabled():
         if takes_second_gradients():
             return "gradients of gradients are asked for"
-        if any(parameter.requires_grad for parameter in synthesis_parameters(generator)):
-            return "the generator's own parameters want gradients"
         if any(noise.requires_grad for noise in maps):
             return "the noise wants gradients"
     if any(tensor.device != w_plus.device for tensor in (generator.input.input, *maps)):
