@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +33,8 @@ def choose(
         side: of what is made, pixels.
         wanted: one of the layer's forms, or "auto"; any other is not for this layer.
         work: does it in a given form; it may be called any number of times.
+    Raises:
+        RuntimeError: they were measured, and every form failed; `torch.OutOfMemoryError` if one did for that.
     """
     forms = layer.forms(side)
     if wanted != "auto" or len(forms) == 1:
@@ -42,7 +46,7 @@ def choose(
     if not x.is_cuda or capturing(x) or torch.are_deterministic_algorithms_enabled():
         return layer.unmeasured[back]
     before = set(layer.weights)
-    milliseconds = {form: _time(lambda form=form: work(form)) for form in forms}
+    milliseconds = _measure(forms, work)
     form = min(milliseconds, key=milliseconds.__getitem__)
     chosen[key] = form
     for other in set(layer.weights) - before - {(form, back)}:  # made to be tried; a recording may hold those of before
@@ -51,6 +55,28 @@ def choose(
     way = "back" if back else "forward"
     log.debug("%s, %s, batches up to %d, %d -> %d channels, %d pixels: %s", key[0], way, *sizes, told)
     return form
+
+
+def _measure(forms: Sequence[str], work: Callable[[str], Any]) -> dict[str, float]:
+    """Milliseconds of each form; infinite where it cannot run: cuDNN or Triton may have no way, or no memory for it."""
+    milliseconds, failed = {}, []
+    for form in forms:
+        try:
+            milliseconds[form] = _time(lambda form=form: work(form))
+        except Exception as error:  # whatever it is, another form may do
+            milliseconds[form] = math.inf
+            failed.append(error)
+            said = str(error).strip().partition("\n")[0]
+            log.info("A layer is not done the %r way: %s: %s", form, type(error).__name__, said)
+            traceback.clear_frames(error.__traceback__)  # which hold what the form had made
+            if isinstance(error, torch.OutOfMemoryError):
+                torch.cuda.empty_cache()
+    if len(failed) == len(forms):
+        for error in failed:
+            if isinstance(error, torch.OutOfMemoryError):  # for which a smaller batch helps
+                raise error
+        raise RuntimeError(f"A layer can be done in none of its forms: {', '.join(forms)}.") from failed[-1]
+    return milliseconds
 
 
 def _time(work: Callable[[], Any]) -> float:
