@@ -105,6 +105,18 @@ def test_pictures_features_and_gradients_are_those_of_the_plain_path(form: str) 
 
 
 @in_the_interpreter
+@pytest.mark.parametrize("form", ["transposed", "folded"])
+@pytest.mark.usefixtures("poisoned")
+def test_channels_that_are_no_power_of_two_are_done_in_several_blocks(form: str) -> None:
+    generator = made_up(8, channel_multiplier=1, channel_max=24)  # blocks of 8
+    w_plus, maps = inputs(generator, 2)
+    want = in_float64(generator, w_plus, maps)
+    generator.fused, generator.form = True, form
+    for got, truth in zip(all_of(generator, w_plus, maps), want, strict=True):
+        assert distance(got, truth) < 3e-6
+
+
+@in_the_interpreter
 def test_bfloat16_is_as_near_to_the_truth_as_plain_bfloat16() -> None:
     generator = made_up(16)
     w_plus, maps = inputs(generator, 2)

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sam_age.models.fused import kernels
 
-def binary(kernel, **constants):
+def binary(kernel, sixteens=True, **constants):
     maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
     maps |= {"x", "weight"}
     numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs", "rows"}
@@ -28,19 +28,27 @@ def binary(kernel, **constants):
         elif name in numbers: types[name] = "i32"
         elif re.fullmatch("g[0-3]", name): types[name] = "fp32"
         else: types[name] = "*bf16" if name in maps else "*fp32"
-        if types[name][0] == "*" or name in ("channels", "step"): facts[(i,)] = [["tt.divisibility", 16]]
+        if types[name][0] == "*" or name == "step" or (name == "channels" and sixteens):
+            facts[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, types, {(names.index(k),): v for k, v in constants.items()}, facts)
     return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
 
-block = {"BLOCK_P": 64, "BLOCK_C": 32}
-walk = {"BLOCK_W": 32, "BLOCK_C": 32, "PHASES": True}
+def both_ways(pixels, columns, width, **given):
+    given["BLOCK_C"] = width
+    block, walk = {"BLOCK_P": pixels, **given}, {"BLOCK_W": columns, **given}
+    yield binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block)
+    yield binary(kernels.epilogue, PHASES=True, WRITES=True, STYLED=True, RGB=False, SKIP=False, **block)
+    yield binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=3, **block)
+    for phases in (True, False):
+        yield binary(kernels.fir_epilogue, PHASES=phases, **walk)
+        yield binary(kernels.fir_epilogue_backward, PHASES=phases, **walk)
+
 for text in (
-    binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block),
-    binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=3, **block),
+    *both_ways(64, 32, 32),
+    # 24 channels, as at the 256 pixels of model=stylegan2_256_small: three blocks of eight
+    *both_ways(128, 128, 8, sixteens=False),
     binary(kernels.convolve, EPILOGUE=True, WRITES=True, STYLED=True, RGB=True, SKIP=True, INPUTS=32, OUTPUTS=32,
            ROWS=8, COLUMNS=32),
-    binary(kernels.fir_epilogue, **walk),
-    binary(kernels.fir_epilogue_backward, **walk),
 ):
     assert not re.search(r"(ld|st)\\.global\\.b16", text), "maps are not read in 16 bytes"
     assert re.search(r"st\\.global\\.v4\\.b32", text)

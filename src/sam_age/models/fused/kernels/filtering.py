@@ -71,6 +71,7 @@ def fir_epilogue(
     A program walks down some rows of BLOCK_W columns, and remembers the last three, each filtered along itself.
     Grid: (side / rows * ceil(side / BLOCK_W), N, C / BLOCK_C).
     """
+    channels = channels // 8 * 8  # so that the compiler sees 16 bytes
     sample = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(side, BLOCK_W)
     top = tl.program_id(0) // blocks * rows
@@ -140,6 +141,7 @@ def fir_epilogue_backward(
     As `fir_epilogue`, with the filter turned round. Grid: (strips * ceil((side + 2) / BLOCK_W), N, C / BLOCK_C), with
     ceil((side + 2) / rows) strips; the plain layout ends one row and one column earlier.
     """
+    channels = channels // 8 * 8  # so that the compiler sees 16 bytes
     sample = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(side + 2, BLOCK_W)
     top = tl.program_id(0) // blocks * rows

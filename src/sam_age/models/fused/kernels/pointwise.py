@@ -45,6 +45,7 @@ def epilogue(
 
     Grid: (P / BLOCK_P, N, C / BLOCK_C), or (P / BLOCK_P, N, 1) with RGB.
     """
+    channels = channels // 8 * 8  # so that the compiler sees 16 bytes
     sample = tl.program_id(1).to(tl.int64)
     pixels = 1 << (2 * bits)
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -103,6 +104,7 @@ def epilogue_backward(
     STAGES: tl.constexpr,  # blocks read ahead, and one
 ):
     """Gradients of z and of the picture -> of convolved, and parts of the sums. Grid: (programs, N, C / BLOCK_C)."""
+    channels = channels // 8 * 8  # so that the compiler sees 16 bytes
     sample = tl.program_id(1).to(tl.int64)
     pixels = 1 << (2 * bits)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
