@@ -110,6 +110,8 @@ def step(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     def mark(*args: Any, **kwargs: Any) -> Any:
         result = apply(*args, **kwargs)
         marks.append(now(given.device))
+        if len(marks) == given.warmup + 1:
+            reset_peaks(given.device)
         if len(marks) > given.warmup + given.repeats:
             raise _Done
         return result
@@ -121,7 +123,7 @@ def step(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "step_seconds": spread(seconds),
         "images_per_second": given.batch * len(seconds) / sum(seconds),
-        "memory_bytes": torch.cuda.max_memory_allocated() if given.device == "cuda" else None,
+        **peaks(given.device),
     }
 
 
@@ -140,7 +142,9 @@ def inference(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     seconds = []
     with torch.no_grad():
-        for _ in range(given.warmup + given.repeats):
+        for number in range(given.warmup + given.repeats):
+            if number == given.warmup:
+                reset_peaks(given.device)
             before = now(given.device)
             work()
             seconds.append(now(given.device) - before)
@@ -148,7 +152,7 @@ def inference(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "seconds": spread(seconds),
         "outputs_per_second": given.batch * given.ages * len(seconds) / sum(seconds),
-        "memory_bytes": torch.cuda.max_memory_allocated() if given.device == "cuda" else None,
+        **peaks(given.device),
     }
 
 
@@ -156,6 +160,20 @@ def now(device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def reset_peaks(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peaks(device: str) -> dict[str, int | None]:
+    """Most memory of the timed part, bytes."""
+    cuda = device == "cuda"
+    return {
+        "memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "memory_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
+    }
 
 
 # ---- what it needs ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     python -m benchmarks.training_step --batch 16 --fast                    conf/experiment/fast.yaml, on a GPU
     python -m benchmarks.training_step --batch 6 --precision bf16-mixed     the paper's batch, nothing recorded
     python -m benchmarks.training_step --batch 16 --fast --profile 30       and the kernels that take longest
+    python -m benchmarks.training_step --batch 16 --fast --reference SAM    a checkout of the authors' code beside it
     python -m benchmarks.training_step --size tiny --device cpu --steps 3   does it run?
 
 Made-up weights and faces, one batch kept on the device: the loader is not measured. The step is
@@ -15,11 +16,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.host_waits import HostReads, no_host_waits
 from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, arguments, config, random_losses, random_sam
 from benchmarks.peaks import measured
@@ -74,20 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ema-decay", type=float, help="module.ema_decay")
     parser.add_argument("--generator", choices=("auto", "true", "false"), default="auto", help="model.decoder.fused")
     parser.add_argument("--no-peaks", action="store_true", help="do not measure what the device can do at most")
-    parser.add_argument(
-        "--profile", type=int, metavar="ROWS", help="three more steps under the profiler; no sync check"
-    )
+    parser.add_argument("--profile", type=int, metavar="ROWS", help="three more steps, profiled; no sync check")
     parser.add_argument("--tuned", action="store_true", help="let cuDNN time its algorithms")
     parser.add_argument("--no-tf32", action="store_true", help="full float32 matrix products and convolutions")
     parser.add_argument(
         "--no-sync-check", action="store_true", help="do not look for places where the host waits for the device"
     )
+    parser.add_argument("--reference", type=Path, help="a checkout of the authors' repository; needs a GPU")
     return parser
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Train for warmup + steps batches under Lightning, and read the clocks."""
     device = pick_device(given.device)
+    theirs = None if given.reference is None else reference(given, device)  # first, while all memory is free
     cuda = device == "cuda"
     options = step_options(given)
     warmup = given.warmup if given.warmup is not None else (12 if options["graphed"] else 5)
@@ -143,7 +144,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "compile": given.compile,
         **options,
         "generator": given.generator,
-        "generator_path": generator_path(module),
+        "generator_path": module.generator_path,
         "tuned": given.tuned,
         "tf32": cuda and not given.no_tf32,
         "step_seconds": spread(seconds),
@@ -154,15 +155,26 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "share_of_peak": None if peaks is None else rate * flops / peaks[f"{unit}_flops"],
         "memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         "memory_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
+        "memory_bytes_before": module.memory_before,
         "host_waits_in_step": 0 if check and cuda else "not checked",  # one would have raised
         "host_reads": None if module.host_reads is None else sorted(module.host_reads),
         "losses": losses,
+        "reference": theirs,
     }
 
 
+def reference(given: argparse.Namespace, device: str) -> dict[str, Any]:
+    """The authors' own step on this machine, at the same batch: float32, as their code is."""
+    from benchmarks import reference
+
+    options = [f"--batch={given.batch}", f"--repeats={given.steps}", f"--size={given.size}", f"--device={device}"]
+    return reference.timed(given.reference, "step", *options, threads=os.cpu_count() or 1)
+
+
 def row(result: dict[str, Any]) -> dict[str, Any]:
-    step = result["step_seconds"]
-    return {
+    """The line of the table: ours, and beside it theirs where it was measured."""
+    step, theirs = result["step_seconds"], result["reference"]
+    cells = {
         "device": result["machine"].get("gpu", "CPU") if result["device"] == "cuda" else result["device"],
         "precision": result["precision"],
         "batch": result["batch"],
@@ -174,19 +186,30 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "TFLOP/s": result["flops_per_second"] / 1e12,
         "of peak": "" if result["share_of_peak"] is None else f"{result['share_of_peak']:.0%}",
         "peak GB": result["memory_bytes"] / GB,
+        "reserved GB": "" if result["memory_reserved_bytes"] is None else result["memory_reserved_bytes"] / GB,
         "host waits": result["host_waits_in_step"],
     }
+    if theirs is not None:
+        cells["reference ms"] = 1000 * theirs["step_seconds"]["median"]
+        cells["reference images/s"] = theirs["images_per_second"]
+        cells["times as fast"] = result["images_per_second"] / theirs["images_per_second"]
+    return cells
 
 
 def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of what must be seen on one H100 or H200 that this run speaks of; none for other sizes and devices."""
+    """The rows of what must be seen on one H100 or H200 that this run speaks of; none for other sizes and devices.
+
+    Memory is told twice. What a recording works in is no more counted as allocated once it is recorded, and is part of
+    what is reserved; of that some is the allocator's own store.
+    """
     if result["size"] != "1024" or result["device"] != "cuda":
         return []
-    gib = result["memory_bytes"] / 2**30
+    gib = {name: result[name] / 2**30 for name in ("memory_bytes", "memory_reserved_bytes")}
     rows = {
         16: [
             ("images/s at batch 16", "8.1", "80", "160", result["images_per_second"]),
-            ("peak GiB at batch 16", "33", "20", "14", gib),
+            ("peak GiB at batch 16, allocated in a step", "33", "20", "14", gib["memory_bytes"]),
+            ("peak GiB at batch 16, reserved", "33", "20", "14", gib["memory_reserved_bytes"]),
         ],
         6: [("images/s at batch 6", "6-8", "50", "110", result["images_per_second"])],
     }
@@ -226,10 +249,12 @@ def counted(work: Callable[[], Any]) -> float:
 
 
 def generator_path(module: AgingModule) -> str:
-    """Whether synthesis went the fused way, and if not, why."""
+    """Whether synthesis goes the fused way, and if not, why: to be asked within a step, where autocast is as there."""
     decoder = module.sam.decoder
     if decoder.fused is False:
         return "plain: asked for"
+    if hasattr(module.make, "_torchdynamo_orig_callable"):
+        return "plain: compiled"
     codes = torch.zeros(1, decoder.n_latent, decoder.style_dim, device=module.device)
     reason = reason_against(decoder, codes, decoder.noise_maps("stored", 1))
     return "fused" if reason is None else f"plain: {reason}"
@@ -274,6 +299,8 @@ class TimedStep(AgingModule):
         self.profiled: int | None = None  # from this step on
         self.profile: Any = None
         self.steps_begun = 0
+        self.generator_path = "not asked"
+        self.memory_before: int | None = None  # most that was allocated before the timed steps, bytes
 
     def draw(self, batch: int) -> tuple[bool, Tensor]:
         """While it warms up both kinds of step take turns, so that both are recorded by then."""
@@ -286,6 +313,10 @@ class TimedStep(AgingModule):
         if self.profiled is not None and batch_idx >= self.profiled:
             return self.under_profiler(batch, batch_idx)
         timed = batch_idx >= self.warmup
+        if batch_idx == 0:
+            self.generator_path = generator_path(self)
+        if self.clock.cuda:
+            self.set_memory_apart(batch_idx)
         check = nullcontext()
         if self.check and self.clock.cuda:
             check = no_host_waits() if timed else check
@@ -300,6 +331,14 @@ class TimedStep(AgingModule):
             self.host_reads = reads.places
         return None
 
+    def set_memory_apart(self, batch_idx: int) -> None:
+        """What timing forms and recording took once is no part of the steps' peak."""
+        if batch_idx == max(0, self.warmup - 2):  # two kinds of steps are left that fill it up again
+            torch.cuda.empty_cache()
+        if batch_idx == self.warmup:
+            self.memory_before = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+
     def under_profiler(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if self.profile is None:
             kinds = [torch.profiler.ProfilerActivity.CPU]
@@ -311,44 +350,6 @@ class TimedStep(AgingModule):
             if self.clock.cuda:
                 torch.cuda.synchronize()
             self.profile.stop()
-
-
-@contextmanager
-def no_host_waits() -> Iterator[None]:
-    """Make every operation that has the host wait for the GPU raise."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-class HostReads(TorchDispatchMode):
-    """Count operations whose result the host must see before it can go on: each would wait for a GPU.
-
-    For machines without one, where it cannot be told which tensors would be on the GPU: so it keeps the places.
-    Adam's step counters and our draws of ages stay on the host, are found too, and cost nothing.
-    """
-
-    READS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "repeat_interleave"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in self.READS:
-            self.places.add(_caller())
-        return func(*args, **(kwargs or {}))
-
-
-def _caller() -> str:
-    """The function above this that is neither torch's nor this benchmark's: "aging.py: draw"."""
-    own = (str(Path(torch.__file__).parent), __file__)
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(own) and not frame.filename.startswith("<"):
-            return f"{Path(frame.filename).name}: {frame.name}"
-    return "unknown"
 
 
 class Repeat:
@@ -381,7 +382,7 @@ def compile_networks(module: AgingModule, mode: str) -> None:
     sam, losses = module.sam, module.losses
     for network in (sam.encoder, sam.pretrained_encoder, losses.age_net, losses.identity_net):
         network.compile(mode=mode)
-    sam.decoder.synthesize = torch.compile(sam.decoder.synthesize, mode=mode)
+    module.make = torch.compile(module.make, mode=mode)
     losses.perceptual_net.features = torch.compile(losses.perceptual_net.features, mode=mode)
 
 

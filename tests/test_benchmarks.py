@@ -228,6 +228,18 @@ def test_a_checkout_of_the_authors_is_timed_with_files_it_can_read(checkout, wha
         assert found["outputs_per_second"] == pytest.approx(6 / found["seconds"]["median"], rel=0.5)
 
 
+@pytest.mark.slow
+def test_the_authors_step_is_timed_on_the_same_machine_and_stands_beside_ours(checkout):
+    done = run(["-W", "ignore", "-m", "benchmarks.training_step", *STEP, "--no-peaks", "--reference", str(checkout)])
+    result = json.loads(done.stdout)
+    assert result["reference"]["step_seconds"]["count"] == 2  # as many as ours
+    ours, theirs = result["images_per_second"], result["reference"]["images_per_second"]
+    heads, _, cells = ([cell.strip() for cell in line.split("|")] for line in done.stderr.splitlines()[-3:])
+    told = dict(zip(heads, cells, strict=True))
+    assert float(told["reference images/s"]) == pytest.approx(theirs, rel=0.01)
+    assert float(told["times as fast"]) == pytest.approx(ours / theirs, rel=0.01)
+
+
 def test_what_is_no_checkout_is_refused(tmp_path):
     program = ["-m", "benchmarks.reference", str(tmp_path), "step"]
     done = subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
@@ -264,6 +276,32 @@ def test_the_training_benchmark_runs_with_torch_and_lightning_alone():
 def test_the_host_reads_nothing_back_in_a_step_but_its_own_draw():
     result = json.loads(run(["-W", "ignore", "-m", "benchmarks.training_step", *STEP, "--steps", "1"]).stdout)
     assert result["host_reads"] == ["aging.py: draw"]  # a number of a generator that lives on the host
+
+
+def test_the_generators_path_is_asked_for_while_a_step_runs(monkeypatch, capsys):
+    """Once Lightning has finished, the module is on the CPU, in float32: a GPU's run would be called plain."""
+    from benchmarks import training_step
+
+    asked = []
+
+    def reason_against(generator, w_plus, maps):
+        asked.append(torch.is_autocast_enabled("cpu"))
+        return None
+
+    monkeypatch.setattr(training_step, "reason_against", reason_against)
+    options = [*STEP, "--no-peaks", "--precision", "bf16-mixed", "--no-sync-check"]
+    result = training_step.measure(training_step._parser().parse_args(options))
+    assert asked == [True]
+    assert result["generator_path"] == "fused"
+
+
+def test_memory_is_held_against_the_goal_as_allocated_and_as_reserved():
+    from benchmarks import training_step
+
+    result = {"size": "1024", "device": "cuda", "batch": 16, "images_per_second": 90.0}
+    found = training_step.goals(result | {"memory_bytes": 10 * 2**30, "memory_reserved_bytes": 18 * 2**30})
+    assert [row["measured"] for row in found] == [90.0, 10.0, 18.0]
+    assert [row["aim"] for row in found] == ["160", "14", "14"]
 
 
 def test_the_generators_arithmetic_is_what_others_count():
