@@ -304,6 +304,68 @@ def test_memory_is_held_against_the_goal_as_allocated_and_as_reserved():
     assert [row["aim"] for row in found] == ["160", "14", "14"]
 
 
+EVERYTHING = {  # a program that measures, one that breaks, one that hangs with a child of its own, and one more
+    "good": "print('{\"it\": 1}'); import sys; print('a table', file=sys.stderr)",
+    "broken": "print('{'); raise ValueError('no engine')",
+    "hanging": "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, file=sys.stderr, flush=True);"
+    "import time; time.sleep(60)",
+    "late": "print('{}')",
+}
+
+
+def test_a_part_that_fails_or_hangs_or_has_no_time_left_is_noted_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
+    from benchmarks import everything
+
+    seconds = {"hanging": 1, "late": 1000}  # a hanging one is given three times that
+    parts = [everything.Part(name, name, (), seconds.get(name, 10)) for name in EVERYTHING]
+    monkeypatch.setattr(everything, "PARTS", (*parts, everything.Part("last", "good", (), 10)))
+    in_time = everything.in_time
+
+    def instead(command, *rest):
+        assert command[-2:] == ["--size", "tiny"]
+        return in_time([sys.executable, "-c", EVERYTHING[command[4]]], *rest)
+
+    monkeypatch.setattr(everything, "in_time", instead)
+    options = [str(tmp_path), "--minutes", "1", "--size", "tiny"]
+    given = everything._parser().parse_args(options)
+    given.parts = [*EVERYTHING, "last"]
+    found = {row["part"]: row["outcome"] for row in everything.measure(given)["parts"]}
+    assert found["good"] == found["last"] == "measured"
+    assert found["broken"] == "failed with exit code 1: ValueError: no engine"
+    assert found["hanging"] == "stopped after 3 s"
+    assert "1000 are expected" in found["late"]
+    assert json.loads((tmp_path / "good.json").read_text()) == {"it": 1}
+    assert (tmp_path / "good.txt").read_text() == "a table\n"
+    assert {path.name for path in tmp_path.glob("*.*")} == {
+        "summary.json", "good.json", "good.txt", "last.json", "last.txt", "broken.txt", "hanging.txt"
+    }  # fmt: skip
+    assert json.loads((tmp_path / "summary.json").read_text())["parts"][-1]["part"] == "last"
+    child = Path("/proc", (tmp_path / "hanging.txt").read_text().strip(), "status")
+    assert not child.is_file() or "zombie" in child.read_text()
+
+
+def test_everything_begins_with_what_is_wanted_most_and_every_part_is_a_program_with_such_options():
+    import importlib
+
+    from benchmarks import everything
+
+    assert everything.NAMES[:3] == ["step-16", "step-6", "generator"]
+    for part in everything.PARTS:
+        program = importlib.import_module(f"benchmarks.{part.program}")
+        if hasattr(program, "_parser"):
+            program._parser().parse_args([*part.options, *(["--size", "tiny"] if part.sized else [])])
+
+
+@pytest.mark.slow
+def test_everything_measures_the_parts_asked_for(tmp_path):
+    folder = tmp_path / "measured"
+    run(["-m", "sam_age.cli.bench", "all", str(folder), "--size", "tiny", "--parts", "growth-batch-1"])
+    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert set(found) == {"growth-batch-1", "summary"}
+    assert (found["growth-batch-1"]["size"], found["growth-batch-1"]["batch"]) == ("tiny", 1)
+    assert "| images/s |" in (folder / "growth-batch-1.txt").read_text()
+
+
 def test_the_generators_arithmetic_is_what_others_count():
     from benchmarks.layers import costs, made_up
 

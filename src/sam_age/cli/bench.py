@@ -13,6 +13,7 @@ FOLDER = next(p for p in (_PACKAGE / "benchmarks", _PACKAGE.parents[1] / "benchm
 """benchmarks/ inside the wheel, or at the root of a checkout."""
 
 BENCHMARKS = {
+    "all": ("everything", "what is measured on a GPU, part by part, each written to a folder as soon as it is done"),
     "step": ("training_step", "a training step of SAM: images a second, memory, share of the card's peak"),
     "agreement": ("agreement", "does the fast step learn as the plain one: losses of 200 steps of both"),
     "generator": ("generator", "the generator alone: plain and fused, layer by layer, share of the card's peaks"),
@@ -29,6 +30,7 @@ Measures on this machine; a table goes to the terminal, JSON to a file if you se
 
   sam-bench step --batch 16 --precision bf16-mixed > step.json
   sam-bench step --help
+  sam-bench all measured --minutes 9
 
 names:
 """
