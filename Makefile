@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := .demo
+BENCH  := outputs/bench
 
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
@@ -38,7 +39,14 @@ lint: $(VENV)/ready ## ruff
 	$(BIN)/ruff format --check src tests benchmarks tools
 
 bench: $(VENV)/ready ## time the full-size model on this machine; sam-bench lists what else can be measured
-	$(BIN)/sam-bench inference
+	@mkdir -p $(BENCH)
+	@parts=inference; step="--batch 16 --fast"; \
+	$(BIN)/python -c "import torch; exit(not torch.cuda.is_available())" && parts="step generator inference peaks"; \
+	for part in $$parts; do \
+		options=; if [ $$part = step ]; then options=$$step; fi; \
+		echo "sam-bench $$part $$options > $(BENCH)/$$part.json"; \
+		$(BIN)/sam-bench $$part $$options > $(BENCH)/$$part.json || exit 1; \
+	done
 
 tour: $(VENV)/ready ## run notebooks/tour.ipynb and keep its outputs
 	$(BIN)/python tools/run_notebook.py
