@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sam_age.config import CONF_DIR
 from sam_age.models import fused
 from sam_age.models.convolve import differentiable_twice
 from sam_age.models.ops import fir_kernel, up_convolve
@@ -453,6 +455,15 @@ def test_generators_that_are_loaded_or_averaged_go_the_fused_way(monkeypatch: py
         w_plus = torch.zeros(1, generator.n_latent, 8)
         assert fused.reason_against(generator, w_plus, generator.noise_maps("stored", 1)) is None
     assert fused.reason_against(gan.generator, w_plus, gan.generator.noise_maps("stored", 1)) is not None
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_generator_of_a_config_can_be_told_to_go_the_plain_way(path: Path) -> None:
+    """Hydra refuses to set what is not there: `model.generator.fused=false`."""
+    parts = yaml.safe_load(path.read_text()).values()
+    generators = [part for part in parts if isinstance(part, dict) and part["_target_"].endswith(".Generator")]
+    assert [part.get("fused") for part in generators] == ["auto"] * len(generators)
+    assert len(generators) == (path.stem != "none")
 
 
 def test_how_it_is_computed_is_no_part_of_the_networks_description() -> None:

@@ -133,7 +133,8 @@ class Ranger(Optimizer):
             lr=rate, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip
         # PyTorch counts changes made in place, but not this one: who keeps something made of the weights would not see
-        torch.autograd.graph.increment_version(weights)
+        for weight in weights:
+            torch.autograd.graph.increment_version(weight)
 
     def _foreach(self, group: dict[str, Any], rate: float, weights: Tensors, gradients: Tensors,
                  means: Tensors, squares: Tensors) -> None:  # fmt: skip
