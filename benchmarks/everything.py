@@ -59,6 +59,7 @@ DONE = "measured"
 
 def main() -> None:
     given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part that runs is ended too
     given.output.mkdir(parents=True, exist_ok=True)
     result = measure(given)
     report(result, result["parts"])

@@ -366,6 +366,22 @@ def test_everything_measures_the_parts_asked_for(tmp_path):
     assert "| images/s |" in (folder / "growth-batch-1.txt").read_text()
 
 
+def test_peaks_of_memory_are_those_of_the_timed_steps(monkeypatch):
+    from types import SimpleNamespace
+
+    from benchmarks.training_step import TimedStep
+
+    done = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append(("emptied", step.number)))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: done.append(("reset", step.number)))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    step = SimpleNamespace(warmup=12, memory_before=None, number=0)
+    for step.number in range(15):
+        TimedStep.set_memory_apart(step, step.number)
+    assert done == [("emptied", 10), ("reset", 12)]  # one step of each of the two kinds in between
+    assert step.memory_before == 7
+
+
 def test_the_generators_arithmetic_is_what_others_count():
     from benchmarks.layers import costs, made_up
 
