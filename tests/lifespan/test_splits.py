@@ -97,6 +97,8 @@ def test_ages_and_scenes_can_be_chosen():
     ]  # fmt: skip
     assert len(portraits) == 12
     assert [p.scene for p in plan("test", people=1, ages=[1, 2], scenes="new")] == [0, 1]
+    drawn = plan("train", people=2, ages=6)
+    assert [(p.number, p.scene, int(p.age * 6 / 100)) for p in drawn] == [(n, i, i) for n in (0, 1) for i in range(6)]
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
@@ -122,7 +124,7 @@ def test_drawn_ages_are_one_in_each_part(count):
         ({"ages": [30.25]}, "to a tenth at most, not 30.25"),
         ({"ages": [30, 30.0]}, "twice"),
         ({"ages": []}, "list of years, such as [0,50,100], not []"),
-        ({"ages": 50}, "list of years"),
+        ({"ages": 50}, "from 1 to 20 that are drawn, or a list of years such as [50], not 50"),
         ({"ages": "[5]"}, "list of years"),
         ({"scenes": 0}, 'or "new" for another scene at each age, not 0'),
         ({"scenes": "old"}, "not 'old'"),

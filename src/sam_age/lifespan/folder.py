@@ -59,7 +59,7 @@ class Settings:
     split: str = "train"
     seed: int = 0
     people: int | None = None
-    ages: tuple[float, ...] | None = None
+    ages: tuple[float, ...] | int | None = None
     scenes: int | str | None = None
     size: int = 256
     format: str = "webp"

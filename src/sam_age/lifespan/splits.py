@@ -27,6 +27,7 @@ from sam_age.lifespan.person import ANCESTRIES, SEXES
 
 OLDEST = 100  # years
 MOST_PEOPLE = 100_000  # file names have five digits
+MOST_AGES = 20  # drawn of a person; more are likelier to be meant as years
 NEW = "new"  # as `scenes`: another scene for each age
 
 
@@ -117,15 +118,15 @@ def plan(
     *,
     seed: int = 0,
     people: int | None = None,
-    ages: Sequence[float] | None = None,
+    ages: Sequence[float] | int | None = None,
     scenes: int | str | None = None,
 ) -> list[Portrait]:
     """All portraits of a split, one person after another; the same arguments, the same portraits.
 
     Args:
         split: a key of `SPLITS`.
-        people, ages, scenes: instead of the split's own. ages: years, of every person; scenes: how many of each age,
-            or "new": another one for each age.
+        people, ages, scenes: instead of the split's own. ages: years, of every person, or how many, one drawn
+            in each of as many equal parts of 0-100; scenes: how many of each age, or "new": another one for each age.
     Raises:
         InputError: an unknown split, or a value that makes no sense.
 
@@ -158,12 +159,14 @@ def draw_ages(count: int, *key: object) -> tuple[float, ...]:
     return tuple(round(OLDEST * (part + dice.uniform(str(part))) / count, 1) for part in range(count))
 
 
-def check_ages(ages: Any) -> tuple[float, ...]:
-    """A user's list of ages, ascending.
+def check_ages(ages: Any) -> tuple[float, ...] | int:
+    """A user's list of ages, ascending; or how many.
 
     Raises:
-        InputError: not a list of different numbers from 0 to 100, to a tenth at most.
+        InputError: neither a number of ages nor a list of different numbers from 0 to 100, to a tenth at most.
     """
+    if isinstance(ages, int):
+        return _whole("ages", ages, least=1, most=MOST_AGES, other=" that are drawn, or a list of years such as [50]")
     if isinstance(ages, str) or not isinstance(ages, Sequence) or not len(ages):
         raise InputError(f"ages is a list of years, such as [0,50,100], not {ages!r}.")
     for age in ages:
