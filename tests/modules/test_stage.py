@@ -1,15 +1,18 @@
-"""What stages share: weights written and taken."""
+"""What stages share: what is logged, weights written and taken."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger
 
 from sam_age.errors import InputError
 from sam_age.modules.stage import move_average, take_weights, write_weights
-from tests.modules.test_aging import tiny_module
+from tests.modules.test_aging import loader, tiny_module
 
 
 def test_weights_that_were_written_are_taken_and_still_learn(tmp_path: Path) -> None:
@@ -40,3 +43,46 @@ def test_an_average_moves_by_its_share_and_copies_statistics() -> None:
     move_average(average, trained, 0.75)
     assert average.weight.tolist() == [1.5, 1.5]
     assert average.running_mean.tolist() == [5.0, 5.0]
+
+
+class Losses(pl.Callback):
+    """Of every step, and what was handed to the log at it."""
+
+    def __init__(self, module: pl.LightningModule) -> None:
+        self.of_steps: list[float] = []
+        self.logged: list[int] = []
+        log_dict = module.log_dict
+        module.log_dict = lambda *args, **kwargs: (self.logged.append(module.global_step), log_dict(*args, **kwargs))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_) -> None:
+        self.of_steps.append(pl_module.last_loss.item())
+
+
+@pytest.mark.parametrize(("every", "lines"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (0, [])])
+def test_the_log_holds_its_own_steps_and_the_run_its_last(every: int, lines: list[int], tmp_path: Path) -> None:
+    module = tiny_module()
+    losses = Losses(module)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=5, log_every_n_steps=every, logger=CSVLogger(tmp_path, name="", version=""),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[losses],
+    )  # fmt: skip
+    trainer.fit(module, loader(torch.rand(10, 3, 256, 256), batch=2))
+    assert losses.logged == sorted({*lines, 5})  # the values of others are not even copied
+    assert trainer.callback_metrics["train/total"].item() == losses.of_steps[-1]
+    path = tmp_path / "metrics.csv"
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    # Lightning numbers a line by the steps before its own
+    written = {int(row["step"]) + 1: float(row["train/total"]) for row in rows}
+    assert written == {step: pytest.approx(losses.of_steps[step - 1], rel=1e-6) for step in lines}
+
+
+def test_a_finite_loader_s_last_batch_is_logged() -> None:
+    module = tiny_module()
+    losses = Losses(module)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[losses],
+    )  # fmt: skip
+    trainer.fit(module, loader(torch.rand(6, 3, 256, 256), batch=2))
+    assert losses.logged == [3]
+    assert trainer.callback_metrics["train/total"].item() == losses.of_steps[-1]

@@ -125,8 +125,7 @@ class AgingModule(Stage):
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
-        logged = {f"train/{name}": value for name, value in terms.items()}
-        self.log_dict(logged | {"train/total": total, "train/lr": rate}, batch_size=len(faces))
+        self.note(terms | {"total": total, "lr": rate}, len(faces))
 
     def step_gradients(self, *tensors: Tensor, aging: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """`take_gradients`, the frozen networks with the weights that were cast for it."""

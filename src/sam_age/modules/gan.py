@@ -197,7 +197,7 @@ class GANModule(Stage):
         if self.augment is not None:
             self.augment.observe(real_scores.detach(), step + 1, self.over_ranks)
         self.last_loss = (discriminator_loss + generator_loss).detach()
-        self.log_step(discriminator_loss, generator_loss, real_scores, fake_scores)
+        self.note_step(discriminator_loss, generator_loss, real_scores, fake_scores)
 
     def codes(self, count: int) -> Tensor:
         """Random w+ (count, n_latent, style_dim): up to a random layer from one z, from there on from another."""
@@ -261,9 +261,9 @@ class GANModule(Stage):
         averaged, trained = list(self.generator_ema.parameters()), list(self.generator.parameters())
         torch._foreach_lerp_(averaged, trained, 1 - decay)  # buffers are constants
 
-    def log_step(self, discriminator_loss: Tensor, generator_loss: Tensor, real: Tensor, fake: Tensor) -> None:
+    def note_step(self, discriminator_loss: Tensor, generator_loss: Tensor, real: Tensor, fake: Tensor) -> None:
         """Everything stays on the device until a line of the log is written. The latest of what is lazy."""
-        logged = {
+        found = {
             "discriminator_loss": discriminator_loss.detach(),
             "generator_loss": generator_loss.detach(),
             "real_score": real.detach().mean(),
@@ -273,8 +273,8 @@ class GANModule(Stage):
             **self.lazy,
         }
         if self.augment is not None:
-            logged["augment_probability"] = self.augment.probability.clone()
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(real))
+            found["augment_probability"] = self.augment.probability
+        self.note(found, len(real))
 
     # ---- ranks -------------------------------------------------------------------------------------
 

@@ -106,8 +106,7 @@ class InversionModule(Stage):
             optimizer.step()
         self.update_average()
         self.last_loss = loss  # stays on the device: whoever shows it decides when to wait for it
-        logged = {f"train/{name}": value for name, value in terms.items()}
-        self.log_dict(logged | {"train/lr": rate}, batch_size=len(batch["faces"]))
+        self.note(terms | {"lr": rate}, len(batch["faces"]))
 
     def take_gradients(self, faces: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss at faces (N, 3, 256, 256), and its terms; its gradients are left in the encoder's parameters."""

@@ -96,17 +96,17 @@ class JudgesModule(Stage):
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             faces = self.worn(batch["faces"])
-            losses, logged = [], {}
+            losses, found = [], {}
             for name, task in self.tasks.items():
                 loss, terms = task.loss(faces, batch, self.global_step)
                 losses.append(loss)
-                logged |= {f"train/{name}_{term}": value for term, value in terms.items()}
+                found |= {f"{name}_{term}": value for term, value in terms.items()}
             total = torch.stack(losses).sum()
             self.manual_backward(total)
             optimizer.step()
         self.update_average()
         self.last_loss = total.detach()  # stays on the device: whoever shows it decides when to wait for it
-        self.log_dict(logged | {"train/total": self.last_loss, "train/lr": rate}, batch_size=len(faces))
+        self.note(found | {"total": self.last_loss, "lr": rate}, len(faces))
 
     def worn(self, faces: Tensor) -> Tensor:
         """The faces after this step's augmentation, a function of (seed, step, rank) alone; dropout's draws too."""

@@ -49,6 +49,29 @@ class Stage(pl.LightningModule):
         super().__init__()
         self.run_config: dict[str, Any] = {}
         self.last_loss: Tensor | None = None
+        self._found: tuple[Mapping[str, Tensor], int] | None = None
+
+    # ---- the log -----------------------------------------------------------------------------------
+
+    def note(self, values: Mapping[str, Tensor], faces: int) -> None:
+        """What a step found, scalars by name, of so many faces: logged as train/<name> if the step is one of those.
+
+        Lightning copies each value on the device at once, whether a line is written or not: 6 ms of the host for 24.
+        """
+        self._found = values, faces
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what was noted, where a line of the log follows or the run ends."""
+        found, self._found = self._found, None
+        if found is not None and self._is_logged():
+            values, faces = found
+            self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=faces)
+
+    def _is_logged(self) -> bool:
+        """Whether Lightning writes a line after this step, which counts in `global_step`; or it is the last one."""
+        trainer, every = self.trainer, self.trainer.log_every_n_steps
+        last = 0 < trainer.max_steps <= self.global_step or trainer.is_last_batch
+        return last or trainer.should_stop or (every > 0 and self.global_step % every == 0)
 
     # ---- the learning rate -------------------------------------------------------------------------
 
