@@ -40,9 +40,12 @@ def test_an_average_moves_by_its_share_and_copies_statistics() -> None:
     average, trained = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     torch.nn.init.constant_(trained.weight, 3.0)
     trained.running_mean += 5
+    trained.num_batches_tracked += 7  # a whole number, beside floats
     move_average(average, trained, 0.75)
     assert average.weight.tolist() == [1.5, 1.5]
     assert average.running_mean.tolist() == [5.0, 5.0]
+    assert average.num_batches_tracked.item() == 7
+    assert average.num_batches_tracked.dtype == torch.int64
 
 
 class Losses(pl.Callback):

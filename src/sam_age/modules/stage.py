@@ -214,8 +214,12 @@ def weights_to_train(optimizer: Optimizer) -> Iterator[None]:
 def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
     """average = decay * average + (1 - decay) * trained, parameter by parameter; buffers are copied."""
     torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+    kinds: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}  # in one launch go those of one type
     for mine, theirs in zip(average.buffers(), trained.buffers(), strict=True):
-        mine.copy_(theirs)
+        for buffers, buffer in zip(kinds.setdefault(mine.dtype, ([], [])), (mine, theirs), strict=True):
+            buffers.append(buffer)
+    for copies, originals in kinds.values():
+        torch._foreach_copy_(copies, originals)
 
 
 def mix_seed(*numbers: int) -> int:
