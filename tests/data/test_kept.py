@@ -1,9 +1,10 @@
 """Faces that are kept make the same batches as faces that are decoded as they come."""
 
+import numpy as np
 import pytest
 import torch
 
-from sam_age.data.kept import KeptFaces
+from sam_age.data.kept import KeptFaces, chances
 from sam_age.errors import InputError
 from tests.data.faces import Aged
 from tests.data.test_datamodule import batches, module, train
@@ -31,6 +32,14 @@ def test_mirroring_is_the_same_when_kept() -> None:
     dark_on_the_left = (seen["memory"][..., 0] < seen["memory"][..., -1]).all(-1).any(-1)
     assert dark_on_the_left.any()
     assert not dark_on_the_left.all()
+
+
+@pytest.mark.parametrize("seed", [0, 42, 2**32 - 1, 2**32, 2**63 - 1, 2**100 + 3])
+def test_draws_all_at_once_are_numpys_own(seed: int) -> None:
+    numbers = np.array([0, 1, 17, 69_999, 2**31, 2**32 - 1] * 20)
+    epochs = [place // 6 * 37 for place in range(len(numbers))]
+    want = [np.random.default_rng([seed, epoch, n]).random() for epoch, n in zip(epochs, numbers.tolist(), strict=True)]
+    assert chances(seed, epochs, numbers).tolist() == want
 
 
 def test_validation_leaves_out_what_cannot_be_read() -> None:
