@@ -213,7 +213,7 @@ def test_the_report_is_one_file_that_shows_every_method_and_asks_for_nothing() -
     shown = examples(evaluation, each=1)
     page = report(results, shown)
     assert [example.kind for example in shown] == ["best", "median", "worst"]
-    assert page.count("data:image/webp;base64,") == 3 * (1 + 3 * len(AGES))
+    assert page.count("data:image/webp;base64,") == 3 * (1 + 5 * len(AGES))  # three faces: the input, and five rows
     assert not re.search(r"(src|href)=[\"'](?!data:)|url\(|@import|<script", page)
     assert "&lt;b&gt;mine &amp; yours&lt;/b&gt;" in page
     for what in WHAT.values():

@@ -119,7 +119,7 @@ def local_means(codes: Tensor, ages: Tensor, at: Tensor, bandwidth: float) -> Te
 def fit_on_faces(
     sam: SAM,
     dataset: FacesDataset,
-    count: int = 3000,
+    count: int = 12_000,
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 32,

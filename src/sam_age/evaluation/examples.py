@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sam_age.evaluation.methods import SAM_ITSELF, Request
+from sam_age.models.ops import at_least_float32
 from sam_age.sheets import to_images
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Example:
     face: Image.Image
     age: float  # years, NaN where not known
     error: float  # what it was chosen by, see `error_of_faces`
-    rows: dict[str, Strip]  # SAM_ITSELF, and where there are true portraits "truth" and "ceiling"
+    rows: dict[str, Strip]  # SAM_ITSELF; where there are true portraits "truth" and "ceiling"; the other methods
 
 
 def error_of_faces(scored: Scored) -> tuple[Tensor, Tensor]:
@@ -89,15 +90,16 @@ def _example(evaluation: AgingEvaluation, kind: str, number: int, error: float) 
     face = evaluation.faces(album, album.places(torch.tensor([number])))
     with evaluation.precision():
         code = sam.encode(face)
-    aged: list[Image.Image] = []
+    read = at_least_float32(evaluation.instruments.source_age(face))
+    strips: dict[str, list[Image.Image]] = {method: [] for method in evaluation.methods}
     for ages in target.split(evaluation.batch_size):
         count = len(ages)
-        unread = ages.to(face).new_zeros(count)  # SAM does not ask
-        request = Request(face.expand(count, -1, -1, -1), code.expand(count, -1, -1), unread, ages.to(face))
-        with evaluation.precision():
-            images, _ = evaluation.methods[SAM_ITSELF](request)
-        aged += to_images(images)
-    rows: dict[str, Strip] = {SAM_ITSELF: list(aged)}
+        request = Request(face.expand(count, -1, -1, -1), code.expand(count, -1, -1), read.expand(count), ages.to(face))
+        for method, make in evaluation.methods.items():
+            with evaluation.precision():
+                images, _ = make(request)
+            strips[method] += to_images(images)
+    rows: dict[str, Strip] = {SAM_ITSELF: list(strips.pop(SAM_ITSELF))}
     there = (truth >= 0).nonzero().flatten().tolist()
     if there:
         portraits = evaluation.faces(album, album.places(truth[there]))
@@ -108,4 +110,5 @@ def _example(evaluation: AgingEvaluation, kind: str, number: int, error: float) 
             for place, image in zip(there, images, strict=True):
                 strip[place] = image
             rows[name] = strip
+    rows |= {method: list(strip) for method, strip in strips.items()}
     return Example(kind, to_images(face)[0], evaluation.known.age[number].item(), error, rows)

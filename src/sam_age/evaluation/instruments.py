@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,9 +74,16 @@ class Instruments(nn.Module):
         return said
 
 
-def exact(images: Tensor) -> torch.autocast:
-    """A context without mixed precision: instruments are not rounded."""
-    return torch.autocast(images.device.type, enabled=False)
+@contextmanager
+def exact(images: Tensor) -> Iterator[None]:
+    """A context without mixed precision and without TF32: instruments are not rounded."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(images.device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def has_feature_maps(network: Any) -> bool:

@@ -270,6 +270,10 @@ def _curves(results: Mapping[str, Any]) -> str:
 # ---- faces ---------------------------------------------------------------------------------------------
 
 
+SHORT = {"sam": "SAM", "truth": "the truth", "ceiling": "ceiling", "linear": "linear", "mean_shift": "mean shift"}
+"""Method -> what to call it beside a row of pictures."""
+
+
 def _faces(examples: Sequence[Example], ages: Sequence[float], paired: bool) -> str:
     if not examples:
         return ""
@@ -288,9 +292,7 @@ def _example(example: Example, ages: Sequence[float], paired: bool) -> str:
     cells += "".join(f'<span class="age">{age:g}</span>' for age in ages)
     for number, (name, strip) in enumerate(example.rows.items()):
         given = f'<span class="given">{_picture(example.face, "the input")}</span>' if number == 0 else "<span></span>"
-        cells += (
-            given + f'<span class="row">{ {"sam": "SAM", "truth": "the truth", "ceiling": "ceiling"}[name] }</span>'
-        )
+        cells += given + f'<span class="row">{SHORT[name]}</span>'
         for age, image in zip(ages, strip, strict=True):
             last = " last" if age == ages[-1] else ""
             inside = _picture(image, f"{WHAT[name]} at {age:g}") if image is not None else '<div class="none"></div>'
