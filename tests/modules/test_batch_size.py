@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sam_age.errors import InputError
-from sam_age.modules.batch_size import MOST, find_batch_size, largest
+from sam_age.modules.batch_size import MOST, STEPS, find_batch_size, largest, take_turns
+from sam_age.modules.graphed import WARM_UP
 from tests.cli.test_train import config
+from tests.modules.test_aging import fit, tiny_module
+from tests.modules.test_inversion import tiny_inversion
 
 
 @pytest.mark.parametrize(("base", "each"), [(100, 10), (0, 1), (500, 399), (100, 37)])
@@ -36,3 +40,20 @@ def test_it_is_for_a_gpu() -> None:
 
     with pytest.raises(InputError, match=r"data\.batch_size=auto measures a GPU's memory"):
         find_batch_size(OmegaConf.create(config("+experiment=smoke", "trainer.accelerator=cpu")))
+
+
+def test_both_kinds_of_step_come_often_enough_to_be_recorded() -> None:
+    module = tiny_module(seed=1)  # whose own draws keep the age twice in the first 24 steps
+    take_turns(module)
+    kinds = []
+    step = module.step_gradients
+    module.gradients = lambda *args, aging: (kinds.append(aging), step(*args, aging=aging))[1]
+    fit(module, torch.zeros(STEPS, 3, 256, 256), steps=STEPS, batch=1)
+    assert min(kinds.count(True), kinds.count(False)) > WARM_UP + 1
+
+
+def test_stages_with_one_kind_of_step_are_left_alone() -> None:
+    for module in (tiny_inversion(), tiny_module(same_age_probability=0.0)):
+        before = dict(vars(module))
+        take_turns(module)
+        assert vars(module) == before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from sam_age.errors import InputError
+from sam_age.modules.memory import ran_out
 
 log = logging.getLogger("sam_age")
 
@@ -31,11 +33,19 @@ def find_batch_size(cfg: Any) -> int:
         raise InputError("data.batch_size=auto is for one GPU: try with trainer.devices=1, then set what it found.")
     total = torch.cuda.get_device_properties(0).total_memory
     log.info("Looking for the largest batch: a few trials of %d steps each.", STEPS)
-    found = largest(lambda batch: _trial(cfg, batch), int(SHARE * total))
+    found = _search(cfg, int(SHARE * total))
     gc.collect()
     torch.cuda.empty_cache()
     log.info("data.batch_size=%d: the largest that takes at most %.0f %% of the GPU's memory.", found, 100 * SHARE)
     return found
+
+
+def _search(cfg: Any, budget: int) -> int:
+    """`largest`, with one data module for all trials: faces that it keeps are decoded once, not for each."""
+    from sam_age.config import build
+
+    data = build(cfg.data, batch_size=1)
+    return largest(lambda batch: _trial(cfg, data, batch), budget)
 
 
 def largest(memory: Callable[[int], int | None], budget: int) -> int:
@@ -81,7 +91,7 @@ def _guess(seen: dict[int, int | None], budget: int, good: int, bad: int) -> int
     return min(max(middle, good + 1), bad - 1)
 
 
-def _trial(cfg: Any, batch: int) -> int | None:
+def _trial(cfg: Any, data: Any, batch: int) -> int | None:
     """Bytes that training takes at this batch; None where they are not to be had."""
     import pytorch_lightning as pl
     import torch
@@ -92,15 +102,29 @@ def _trial(cfg: Any, batch: int) -> int | None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        data = build(cfg.data, batch_size=batch)
+        data.batch_size = batch
         trainer = pl.Trainer(
             accelerator="gpu", devices=1, precision=cfg.trainer.precision, max_steps=STEPS, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             limit_val_batches=0, num_sanity_val_steps=0, benchmark=cfg.trainer.get("benchmark", False),
         )  # fmt: skip
-        trainer.fit(build(cfg.module), datamodule=data)
+        module = build(cfg.module)
+        take_turns(module)
+        trainer.fit(module, datamodule=data)
         taken = torch.cuda.max_memory_reserved()
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         taken = None
+    module = trainer = None  # what they hold on the device is not the next trial's
     log.info("  batch %d: %s", batch, "too much" if taken is None else f"{taken / 2**30:.1f} GiB")
     return taken
+
+
+def take_turns(module: Any) -> None:
+    """Have steps that age and steps that keep the age take turns: by chance a kind might come too seldom in a trial to
+    be recorded, and its memory would be missing. Stages with one kind of step are left as they are."""
+    if not 0 < getattr(module, "same_age_probability", 0) < 1:
+        return
+    draw, aging = module.draw, itertools.cycle((True, False))
+    module.draw = lambda batch: (next(aging), draw(batch)[1])
