@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sam_age.errors import InputError
+from sam_age.modules.memory import ran_out
+
 PATIENCE = 60  # calls after which a kind that has not come is no longer waited for
 WARM_UP = 3  # plain calls before the recording: libraries allocate and choose their kernels in the first ones
 
@@ -70,12 +73,19 @@ class Graphed:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         # other threads, such as a loader's that pins memory, may go on meanwhile
-        with (
-            torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
-            _without_cast_cache(tensors[0].device),
-        ):
-            self._begin_with_zeros()
-            result = self.function(*places, **constants)
+        try:
+            with (
+                torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
+                _without_cast_cache(tensors[0].device),
+            ):
+                self._begin_with_zeros()
+                result = self.function(*places, **constants)
+        except RuntimeError as error:
+            if ran_out(error):  # which says what to do itself, and which the finder of batch sizes expects
+                raise
+            raise InputError(
+                f"The step cannot be recorded as a CUDA graph ({_first_words(error)}): set module.graphed=false."
+            ) from error
         self.pool = graph.pool()
         gradients = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         return _Recording(graph, places, result, gradients)
@@ -108,6 +118,13 @@ class _Recording:
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
         return self.result
+
+
+def _first_words(error: BaseException) -> str:
+    """Of the first thing that went wrong: what a recording that is broken off says at its end is of no use."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _without_cast_cache(device: torch.device) -> torch.autocast:
