@@ -257,27 +257,32 @@ class AgingModule(Stage):
 
     @contextlib.contextmanager
     def best_weights(self) -> Iterator[SAM]:
-        """SAM with the averaged encoder where there is one."""
-        if self.ema_encoder is None:
-            yield self.sam
-            return
-        trained, self.sam.encoder = self.sam.encoder, self.ema_encoder
+        """SAM with the averaged encoder where there is one, and nothing compiled: that was for training's shapes and
+        modes, and would be compiled again for others."""
+        sam, losses = self.sam, self.losses
+        trained, average = sam.encoder, self.ema_encoder
+        networks = (trained, sam.pretrained_encoder, losses.age_net, losses.identity_net, losses.perceptual_net)
+        sam.encoder = trained if average is None else average
         try:
-            yield self.sam
+            with as_written(*networks):
+                yield sam
         finally:
-            self.sam.encoder = trained
+            sam.encoder = trained
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The training losses at fixed ages and with the stored noise, and what independent judges read."""
         faces = batch["faces"]
         if len(faces) == 0:  # none of its pictures could be read
             return
-        target_age = validation_ages(batch["index"])
-        source = self.losses.describe(faces)
         with self.best_weights() as sam:
-            aged, w_plus = sam(faces, target_age, return_latents=True)
-            back, back_w_plus = sam(aged, source.age, return_latents=True)
-        latent_avg = self.sam.latent_avg
+            self.score(sam, faces, validation_ages(batch["index"]))
+
+    def score(self, sam: SAM, faces: Tensor, target_age: Tensor) -> None:
+        """Log how SAM does at faces (N, 3, 256, 256) and ages (N,), years."""
+        source = self.losses.describe(faces)
+        aged, w_plus = sam(faces, target_age, return_latents=True)
+        back, back_w_plus = sam(aged, source.age, return_latents=True)
+        latent_avg = sam.latent_avg
         loss, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=True)
         cycle, cycle_terms = self.losses(back, back_w_plus, source, source.age, latent_avg=latent_avg, aging=False)
         values = terms | {f"cycle_{name}": value for name, value in cycle_terms.items()}
@@ -313,6 +318,25 @@ class AgingModule(Stage):
 def validation_ages(index: Tensor) -> Tensor:
     """The age that validation asks of image `index` (N,): fixed, and spread evenly over 0..100 years."""
     return (37 * index % 101).float()  # 37 and 101 share no factor: each age comes once in 101 images
+
+
+@contextlib.contextmanager
+def as_written(*networks: nn.Module | None) -> Iterator[None]:
+    """Networks without what torch.compile made of them, or of their `features`."""
+    compiled: list[tuple[nn.Module, str, Any]] = []
+    for network in filter(None, networks):
+        if network._compiled_call_impl is not None:  # of `nn.Module.compile`
+            compiled.append((network, "_compiled_call_impl", network._compiled_call_impl))
+            network._compiled_call_impl = None
+        features = vars(network).get("features")  # of torch.compile
+        if hasattr(features, "_torchdynamo_orig_callable"):
+            compiled.append((network, "features", features))
+            network.features = features._torchdynamo_orig_callable
+    try:
+        yield
+    finally:
+        for network, name, made in compiled:
+            setattr(network, name, made)
 
 
 def parts_to_compile(compiled: bool | str | Sequence[str]) -> tuple[str, ...]:
