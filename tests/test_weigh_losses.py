@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from benchmarks.networks import random_losses
 from sam_age.data.dataset import to_unit_range
-from sam_age.models.identity import face_crop
+from sam_age.losses import identity_weight
 
 TOOL = Path(__file__).parents[1] / "tools/weigh_losses.py"
 
@@ -40,4 +40,16 @@ def test_terms_are_those_between_a_persons_true_portraits(tool) -> None:
     assert costs[0.0]["l2"] == 0
     one, two = (to_unit_range(torch.stack(faces[start::2])) for start in (0, 1))
     assert costs[30.0]["l2"] == pytest.approx(F.mse_loss(one, two).item(), rel=1e-5)
-    assert costs[30.0]["l2_crop"] == pytest.approx(F.mse_loss(face_crop(one), face_crop(two)).item(), rel=1e-5)
+
+
+@torch.no_grad()
+def test_terms_are_those_of_the_losses(tool) -> None:
+    losses = random_losses("tiny")
+    source, truth = torch.rand(2, 1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    target, codes = torch.tensor([70.0]), torch.zeros(1, 2, 4)
+    _, want = losses(truth, codes, losses.describe(source), target, latent_avg=codes[0], aging=True)
+    got = tool.terms(losses, losses.describe(source), losses.describe(truth), target.item())
+    assert got.keys() == set(tool.HOLDING)
+    firmness = identity_weight(losses.age_net(source), target).item()
+    assert got.pop("identity") == pytest.approx(firmness * (1 - want["identity_similarity"].item()), rel=1e-4)
+    assert got == pytest.approx({name: want[name].item() for name in got}, rel=1e-4)
