@@ -1,10 +1,13 @@
 """Run by test_ddp.py as a program of its own: trains tiny SAM, or tiny pSp, for a few steps on `devices` processes.
 
-python -m tests.modules.ddp_run ACCELERATOR DEVICES dynamic|static OUTPUT.pt aging|inversion
+python -m tests.modules.ddp_run ACCELERATOR DEVICES dynamic|static|recorded|statistics OUTPUT.pt aging|inversion
+
+recorded is `RecordedDDP`; and statistics is that with batch norms that learn theirs, each process its own
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytorch_lightning as pl
@@ -13,6 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from sam_age.modules.inversion import InversionModule
+from sam_age.modules.ranks import RecordedDDP
 from sam_age.modules.stage import Stage
 from tests.modules.test_aging import tiny_module
 from tests.modules.test_inversion import tiny_inversion, tiny_psp
@@ -56,38 +60,61 @@ class RunningStatistics(InversionModule):
         return self
 
 
-def tiny_stage(stage: str, on_gpu: bool) -> tuple[Stage, torch.nn.Module]:
+class Same(pl.Callback):
+    """Sees that what learns, and its average, is the same on all ranks."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Stage, *args) -> None:
+        for network in pl_module.networks().values():
+            for name, tensor in network.state_dict().items():
+                first = tensor.clone()
+                torch.distributed.broadcast(first, 0)
+                assert torch.equal(first, tensor), name
+
+
+def tiny_stage(stage: str, learns_statistics: bool, **also) -> tuple[Stage, torch.nn.Module]:
     """The stage, and its encoder."""
-    settings = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.05), "seed": 4, "ema_decay": 0.5}
+    settings = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.05), "seed": 4, "ema_decay": 0.5, **also}
     if stage == "aging":
-        aging = tiny_module(frozen_batch_norm=not on_gpu, **settings)
+        aging = tiny_module(frozen_batch_norm=not learns_statistics, **settings)
         return aging, aging.sam.encoder
     psp = tiny_psp()
     for layer in (psp.decoder.conv1, *psp.decoder.convs):
         torch.nn.init.zeros_(layer.noise.weight)  # each rank draws noise of its own
-    inversion = tiny_inversion(psp=psp, kind=InversionModule if on_gpu else RunningStatistics, **settings)
+    inversion = tiny_inversion(psp=psp, kind=InversionModule if learns_statistics else RunningStatistics, **settings)
     return inversion, inversion.psp.encoder
 
 
-def main(accelerator: str, devices: int, static_graph: bool, output: str, stage: str) -> None:
+def strategy_of(kind: str, on_gpu: bool) -> DDPStrategy:
+    backend = "nccl" if on_gpu else "gloo"
+    if kind in ("recorded", "statistics"):
+        return RecordedDDP(process_group_backend=backend)
+    return DDPStrategy(
+        process_group_backend=backend,
+        broadcast_buffers=False,
+        static_graph=kind == "static",
+        gradient_as_bucket_view=True,
+    )
+
+
+def main(accelerator: str, devices: int, kind: str, output: str, stage: str) -> None:
     torch.backends.cudnn.allow_tf32 = False  # three digits would hide what is compared here
     torch.backends.cudnn.deterministic = True
     on_gpu = accelerator == "gpu"
     faces = torch.rand(BATCH * STEPS, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
     rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
     # statistics of a batch can be synchronised on GPUs only; on CPUs the running ones are used
-    module, encoder = tiny_stage(stage, on_gpu)
+    recorded = devices > 1 and kind in ("recorded", "statistics")
+    learns_statistics = kind == "statistics" or (on_gpu and kind != "recorded")
+    module, encoder = tiny_stage(stage, learns_statistics, graphed=recorded)
+    if recorded and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        torch.nn.init.ones_(encoder.input_layer[0].weight)  # what the first process has is to take its place
     recorder = Recorder()
-    strategy = DDPStrategy(
-        process_group_backend="nccl" if on_gpu else "gloo",
-        broadcast_buffers=False,
-        static_graph=static_graph,
-        gradient_as_bucket_view=True,
-    )
     trainer = pl.Trainer(
-        accelerator=accelerator, devices=devices, strategy=strategy if devices > 1 else "auto", sync_batchnorm=on_gpu,
+        accelerator=accelerator, devices=devices, strategy=strategy_of(kind, on_gpu) if devices > 1 else "auto",
+        sync_batchnorm=learns_statistics and not recorded,
         max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, callbacks=[recorder],
+        enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=[recorder, Same()] if recorded else [recorder],
     )  # fmt: skip
     trainer.fit(module, DataLoader(rows, batch_size=BATCH // devices, sampler=Rows()))
     if trainer.is_global_zero:
@@ -96,4 +123,4 @@ def main(accelerator: str, devices: int, static_graph: bool, output: str, stage:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "static", sys.argv[4], sys.argv[5])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5])

@@ -14,6 +14,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from sam_age.data.ada import AdaptiveAugment
+from sam_age.modules import gan
 from tests.modules.ddp_run import Rows
 from tests.modules.test_gan import Means, tiny_gan
 
@@ -25,14 +26,14 @@ def main(folder: Path) -> None:
     rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
     module = tiny_gan(augment=AdaptiveAugment(start=0.3, every=1), features=Means(), r1_every=2, path_every=2)
     exchanged = []
-    average = module.average_over_ranks
+    average = gan.average_over_ranks
 
     def watched(gradients: list[torch.Tensor]) -> None:
         before = torch.cat([gradient.flatten().clone() for gradient in gradients])
         average(gradients)
         exchanged.append((before, torch.cat([gradient.flatten() for gradient in gradients])))
 
-    module.average_over_ranks = watched
+    gan.average_over_ranks = watched
     strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False, gradient_as_bucket_view=True)
     trainer = pl.Trainer(
         accelerator="cpu", devices=2, strategy=strategy, max_steps=STEPS, logger=False, enable_checkpointing=False,

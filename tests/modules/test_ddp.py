@@ -34,7 +34,7 @@ def alone(tmp_path_factory) -> dict:
     return run("cpu", 1, "dynamic", tmp_path_factory.mktemp("ddp") / "one.pt")
 
 
-@pytest.mark.parametrize("graph", ["dynamic", "static"])
+@pytest.mark.parametrize("graph", ["dynamic", "static", "recorded"])
 def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, tmp_path: Path) -> None:
     assert_same(run("cpu", 2, graph, tmp_path / "two.pt"), alone)
 
@@ -42,6 +42,13 @@ def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, 
 def test_two_processes_invert_as_one_with_the_joined_batch(tmp_path: Path) -> None:
     alone, together = (run("cpu", n, "dynamic", tmp_path / f"{n}.pt", "inversion") for n in (1, 2))
     assert_same(together, alone)
+    assert_same(run("cpu", 2, "recorded", tmp_path / "recorded.pt", "inversion"), alone)
+
+
+def test_statistics_that_ranks_learn_for_themselves_are_the_same_on_all(alone: dict, tmp_path: Path) -> None:
+    together = run("cpu", 2, "statistics", tmp_path / "two.pt")  # which looks at each step
+    name = "input_layer.1.running_mean"
+    assert not torch.equal(together["weights"][name], alone["weights"][name])
 
 
 @pytest.mark.gpu

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
 from sam_age.errors import InputError
 from sam_age.modules.graphed import PATIENCE, WARM_UP, Graphed
 from sam_age.modules.memory import ran_out
+from sam_age.modules.ranks import RecordedDDP
 from sam_age.modules.stage import Stage
 from tests.modules.test_aging import fit, tiny_module
 from tests.modules.test_inversion import tiny_inversion
@@ -28,12 +30,21 @@ def test_on_a_cpu_a_step_is_what_it_was() -> None:
     assert module.gradients == module.step_gradients
 
 
-def test_several_processes_are_told_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_are_told_which_strategy_records(monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_module(graphed=True)
     monkeypatch.setattr(type(module), "device", torch.device("cuda"))
-    module._trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(InputError, match=r"module\.graphed=true is for one process"):
+    module._trainer = SimpleNamespace(world_size=2, strategy=DDPStrategy())
+    with pytest.raises(InputError, match=r"module\.graphed=true needs strategy=ddp_recorded"):
         module.recorded(module.take_gradients, module.sam.encoder.parameters())
+    module._trainer.strategy = RecordedDDP()
+    assert isinstance(module.recorded(module.take_gradients, module.sam.encoder.parameters()), Graphed)
+
+
+def test_shared_batch_statistics_cannot_be_recorded() -> None:
+    strategy = RecordedDDP()
+    strategy._layer_sync = object()  # as trainer.sync_batchnorm=true sets it
+    with pytest.raises(InputError, match=r"trainer\.sync_batchnorm=false"):
+        strategy.configure_ddp()
 
 
 @pytest.mark.parametrize(("kinds", "first"), [(1, WARM_UP), (2, 2 * WARM_UP + 1)])

@@ -122,6 +122,7 @@ class AgingModule(Stage):
         with weights_to_train(optimizer.optimizer):
             known = (batch[name] for name in KNOWN if name in batch)
             total, terms = self.gradients(faces, target_age, *known, aging=aging)
+            self.exchange(self.sam.encoder)
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it

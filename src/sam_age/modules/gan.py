@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sam_age.errors import InputError
 from sam_age.evaluation.kid import KernelDistance, embed
 from sam_age.models.convolve import differentiable_twice, weights_left_out
 from sam_age.models.stylegan2 import Discriminator, Generator
+from sam_age.modules.ranks import average_over_ranks
 from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed
 from sam_age.weights.growing import grow
 
@@ -241,7 +242,8 @@ class GANModule(Stage):
         """
         parameters = list(network.parameters())
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        self.average_over_ranks([gradient for gradient in gradients if gradient is not None])
+        # DDP's own hooks see none of these gradients: they await one backward pass a step
+        average_over_ranks([gradient for gradient in gradients if gradient is not None])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         which = 0 if network is self.generator else 1
@@ -284,15 +286,6 @@ class GANModule(Stage):
             dist.all_reduce(value)
             value = value / self.trainer.world_size
         return value
-
-    def average_over_ranks(self, gradients: Sequence[Tensor]) -> None:
-        """In place, in one exchange. DDP's own hooks see none of these gradients: they await one backward a step."""
-        if self.trainer.world_size == 1:
-            return
-        together = self.over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = together.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     # ---- optimizers and modes ----------------------------------------------------------------------
 

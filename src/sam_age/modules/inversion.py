@@ -103,6 +103,7 @@ class InversionModule(Stage):
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
             loss, terms = self.gradients(batch["faces"])
+            self.exchange(self.psp.encoder)
             optimizer.step()
         self.update_average()
         self.last_loss = loss  # stays on the device: whoever shows it decides when to wait for it

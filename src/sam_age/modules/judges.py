@@ -103,6 +103,7 @@ class JudgesModule(Stage):
                 found |= {f"{name}_{term}": value for term, value in terms.items()}
             total = torch.stack(losses).sum()
             self.manual_backward(total)
+            self.exchange(self.tasks)
             optimizer.step()
         self.update_average()
         self.last_loss = total.detach()  # stays on the device: whoever shows it decides when to wait for it

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from sam_age.errors import InputError
 from sam_age.modules.graphed import Graphed
+from sam_age.modules.ranks import RecordedDDP, average_what_a_step_left
 
 log = logging.getLogger("sam_age")
 
@@ -112,12 +113,21 @@ class Stage(pl.LightningModule):
 
         Raises:
             InputError: there are several processes, whose gradients are exchanged as a backward pass makes them.
+                `RecordedDDP` exchanges them afterwards.
         """
         if self.device.type != "cuda":
             return function
-        if self.trainer.world_size > 1:
-            raise InputError("module.graphed=true is for one process: set it to false, or trainer.devices=1.")
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, RecordedDDP):
+            raise InputError(
+                "With several processes module.graphed=true needs strategy=ddp_recorded; or set it to false."
+            )
         return Graphed(function, parameters, kinds)
+
+    def exchange(self, network: nn.Module) -> None:
+        """Between the backward passes and the optimizer's step, where the strategy has not done so in the former:
+        what they left in the network, averaged over all ranks."""
+        if isinstance(self.trainer.strategy, RecordedDDP):
+            average_what_a_step_left(network)
 
     # ---- what it makes -----------------------------------------------------------------------------
 

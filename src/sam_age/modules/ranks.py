@@ -1,0 +1,73 @@
+"""Several processes that exchange gradients themselves: after a step's backward passes, and not during them.
+
+DistributedDataParallel hangs on to each backward pass, which nothing that is recorded as a CUDA graph can have. Here
+each process records its own step, and what it leaves is averaged when it has been replayed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import LightningModule
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from sam_age.errors import InputError
+
+
+class RecordedDDP(DDPStrategy):
+    """One process a device, nothing wrapped: stages call `average_what_a_step_left` before their optimizer's step.
+
+    All processes begin with the first one's parameters and buffers.
+    """
+
+    def configure_ddp(self) -> None:
+        if self._layer_sync is not None:
+            raise InputError(
+                "strategy=ddp_recorded keeps batch statistics to each process: trainer.sync_batchnorm=false."
+            )
+        module = self.model
+        assert isinstance(module, LightningModule)
+        with torch.no_grad():
+            for tensor in itertools.chain(module.parameters(), module.buffers()):
+                together = tensor.contiguous()
+                dist.broadcast(together, 0)
+                if together is not tensor:
+                    tensor.copy_(together)
+
+
+def average_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """In place, in one exchange of all of them together; with one process nothing happens.
+
+    Args:
+        tensors: of one type.
+    """
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world == 1 or not tensors:
+        return
+    together = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    dist.all_reduce(together)
+    parts = together.div_(world).split([tensor.numel() for tensor in tensors])
+    with torch.no_grad():
+        torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+
+
+def average_what_a_step_left(network: nn.Module) -> None:
+    """Average, over the ranks, a network's gradients and its batch norms' running statistics: of N ranks' batches the
+    mean gradient is that of the joined batch. So weights and statistics stay the same on all ranks.
+
+    The statistics that a batch norm divides by are each rank's own, as in DDP without SyncBatchNorm; the running
+    variance is the mean of the ranks' variances, which leaves out how far their means are apart.
+    """
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    average_over_ranks(gradients + running_statistics(network))
+
+
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """Of the batch norms that are learning them."""
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    learning = [norm for norm in norms if norm.training and norm.track_running_stats]
+    return [statistic for norm in learning for statistic in (norm.running_mean, norm.running_var)]
