@@ -109,6 +109,7 @@ def run(
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device), devices=1, precision=precision, max_steps=given.steps,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1,  # every step is heard
     )  # fmt: skip
     trainer.fit(module, train_dataloaders=batches)
     module.cpu()

@@ -55,7 +55,7 @@ def on_a_gpu(module: Any, monkeypatch: Any) -> Iterator[Work]:
                     part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda")
         monkeypatch.setattr(type(module), "device", torch.device("cuda"))
         monkeypatch.setattr(type(module), "manual_backward", lambda *args, **kwargs: None)
-        module._trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(model=module))
+        module._trainer = SimpleNamespace(world_size=1, global_step=12, strategy=SimpleNamespace(model=module))
         before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         torch.set_autocast_enabled("cuda", True)  # the context manager would not, where there is no GPU
         torch.set_autocast_dtype("cuda", torch.bfloat16)

@@ -100,9 +100,10 @@ def test_the_averages_follow_their_definition(tmp_path):
             path.append(module.tasks["age"].network.head.weight.detach().clone())
 
     start = tiny_judges().tasks["age"].network.head.weight.detach().clone()
-    module = fit(tmp_path, 3, Watch(), ema_decay=0.75)
-    for weight in path:
-        start = 0.75 * start + 0.25 * weight
+    module = fit(tmp_path, 3, Watch(), ema_decay=0.25)
+    for step, weight in enumerate(path, 1):
+        decay = min(0.25, (1 + step) / (10 + step))  # 2/11, then 1/4
+        start = decay * start + (1 - decay) * weight
     torch.testing.assert_close(module.averages["age"].head.weight, start)
 
 

@@ -193,7 +193,7 @@ class AgingModule(Stage):
     def update_average(self) -> None:
         """Move the averaged encoder towards the trained one; batch statistics are copied."""
         if self.ema_encoder is not None:
-            move_average(self.ema_encoder, self.sam.encoder, self.ema_decay)
+            move_average(self.ema_encoder, self.sam.encoder, self.decay())
 
     @contextlib.contextmanager
     def gradients_kept_local(self) -> Iterator[None]:

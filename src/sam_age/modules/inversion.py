@@ -138,7 +138,7 @@ class InversionModule(Stage):
     def update_average(self) -> None:
         """Move the averaged encoder towards the trained one; batch statistics are copied."""
         if self.ema_encoder is not None:
-            move_average(self.ema_encoder, self.psp.encoder, self.ema_decay)
+            move_average(self.ema_encoder, self.psp.encoder, self.decay())
 
     # ---- optimizer and modes -----------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ class JudgesModule(Stage):
     def update_average(self) -> None:
         """Move the averaged networks towards the trained ones."""
         for name, average in self.averages.items():
-            move_average(average, self.tasks[name].network, self.ema_decay)
+            move_average(average, self.tasks[name].network, self.decay())
 
     # ---- optimizer and modes -----------------------------------------------------------------------
 

@@ -96,6 +96,13 @@ class Stage(pl.LightningModule):
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate()
         return torch.tensor(optimizer.param_groups[0]["lr"])
 
+    # ---- averages ----------------------------------------------------------------------------------
+
+    def decay(self) -> float:
+        """Of the moving average, at this step: `ema_decay`, but less in the beginning, so that the weights that a run
+        starts from are forgotten however short it is: (1 + step) / (10 + step), at most `ema_decay`."""
+        return min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+
     # ---- layout ------------------------------------------------------------------------------------
 
     @property
