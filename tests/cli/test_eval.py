@@ -74,7 +74,7 @@ def test_all_is_measured_for_sam_and_beside_it(here: Path, tmp_path: Path, capsy
     assert "linear latent direction" in out
     assert f"{results['age_mae']:.1f}" in out
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
-    assert page.count("<img") == 4 * (1 + 3 * 2)  # four people: nobody is shown twice
+    assert page.count("<img") == 4 * (1 + 5 * 2)  # four people, nobody shown twice: the input, five rows of two ages
     with pytest.raises(InputError, match=r"metrics\.json is already there"):
         scored(tmp_path / "out", "target_ages=[0]")
 
