@@ -1,22 +1,19 @@
 """tools/performance_charts.py: what was measured is what is drawn."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.tool import load_tool
+
 pytest.importorskip("matplotlib")
-TOOL = Path(__file__).parents[1] / "tools/performance_charts.py"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("performance_charts", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("performance_charts")
 
 
 def layer(name: str, way: str, form: str, ms: float, gflop: float = 100.0, mb: float = 50.0) -> dict:

@@ -1,22 +1,18 @@
 """tools/training_curves.py: what was logged is what is drawn."""
 
 import csv
-import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-TOOL = Path(__file__).parents[1] / "tools/training_curves.py"
+from tests.tool import load_tool
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("training_curves", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("training_curves")
 
 
 def log(folder: Path, rows: list[dict[str, float]]) -> Path:

@@ -1,8 +1,5 @@
 """tools/weigh_losses.py: where a model that ages truly would stop."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,16 +7,12 @@ import torch.nn.functional as F
 from benchmarks.networks import random_losses
 from sam_age.data.dataset import to_unit_range
 from sam_age.losses import identity_weight
-
-TOOL = Path(__file__).parents[1] / "tools/weigh_losses.py"
+from tests.tool import load_tool
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("weigh_losses", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("weigh_losses")
 
 
 @pytest.mark.parametrize(("slope", "weight"), [(0.002, 5.0), (0.01, 20.0)])
