@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import socket
@@ -36,6 +35,7 @@ from sam_age.pretrained.portraits import BundledPortraits, inputs
 from sam_age.weights import BUNDLE, load, save
 from sam_age.weights.files import open_file
 from sam_age.weights.known import resolve
+from tests.tool import load_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {
@@ -59,10 +59,7 @@ METRICS = {
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_bundle", ROOT / "tools/build_bundle.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("build_bundle")
 
 
 @pytest.fixture(scope="module")

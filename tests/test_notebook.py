@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import time
@@ -16,6 +15,7 @@ from sam_age import pretrained
 from sam_age.data.align import align
 from sam_age.data.storing import encode
 from tests.test_bundle import bundle, runs, tool  # noqa: F401 fixtures
+from tests.tool import load_tool
 
 pytest.importorskip("nbclient")
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,10 +24,7 @@ TOUR = ROOT / "notebooks" / "tour.ipynb"
 
 @pytest.fixture(scope="module")
 def runner() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_notebook", ROOT / "tools" / "run_notebook.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("run_notebook")
 
 
 @pytest.fixture(scope="module")
