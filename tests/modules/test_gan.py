@@ -127,10 +127,10 @@ def test_lazy_regularisation_corrects_the_optimizer_as_published() -> None:
 class Watched(GANModule):
     """Notes which networks each descent changes."""
 
-    def descend(self, loss, network, *, counts=False) -> None:
+    def descend(self, gradients, network, *, counts=False) -> None:
         parts = {"generator": self.generator, "discriminator": self.discriminator, "average": self.generator_ema}
         before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
-        super().descend(loss, network, counts=counts)
+        super().descend(gradients, network, counts=counts)
         moved = {
             name for name, part in parts.items()
             if any(not torch.equal(tensor, before[name][key]) for key, tensor in part.state_dict().items())

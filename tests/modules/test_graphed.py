@@ -19,6 +19,8 @@ from sam_age.modules.memory import ran_out
 from sam_age.modules.ranks import RecordedDDP
 from sam_age.modules.stage import Stage
 from tests.modules.test_aging import fit, tiny_module
+from tests.modules.test_gan import fit as fit_gan
+from tests.modules.test_gan import tiny_gan
 from tests.modules.test_inversion import tiny_inversion
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -182,3 +184,25 @@ def test_a_recorded_run_ends_where_a_plain_one_does(
     rounding = 1e-2 if precision == "32-true" else 5e-2
     assert way > 0
     assert (recorded - ends[0]).norm() <= max(4 * apart, rounding * way)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_recorded_gan_ends_where_a_plain_one_does(precision: str, exact: None) -> None:
+    """Both losses and both regularisations, as near as plain runs end to each other or to a part of their way."""
+    faces = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+    def trained_gan(**settings: Any) -> tuple[torch.Tensor, int]:
+        module = tiny_gan(optimizer=lambda p: torch.optim.SGD(p, lr=1e-3), r1_every=2, path_every=3, **settings)
+        fit_gan(module, faces.repeat(8, 1, 1, 1), steps=30, accelerator="gpu", precision=precision)
+        return learnt(module), len(getattr(module.part, "recordings", ()))
+
+    start = learnt(tiny_gan())
+    ends = [trained_gan()[0] for _ in range(3)]
+    recorded, recordings = trained_gan(graphed=True)
+    assert recordings == 4
+    way = (ends[0] - start).norm()
+    apart = max((ends[0] - end).norm() for end in ends[1:])
+    assert way > 0
+    assert (recorded - ends[0]).norm() <= max(4 * apart, (1e-2 if precision == "32-true" else 5e-2) * way)

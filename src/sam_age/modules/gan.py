@@ -29,6 +29,7 @@ from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed
 from sam_age.weights.growing import grow
 
 Batch = Mapping[str, Tensor]
+Gradients = list[Tensor | None]
 
 CENTRE_SAMPLES = 16384
 """Codes whose mean is the centre of W: their spread over 128 is less than a percent."""
@@ -76,6 +77,11 @@ def path_lengths(images: Tensor, w_plus: Tensor, directions: Tensor) -> Tensor:
     return gradient.square().sum(2).mean(1).sqrt()
 
 
+def gradients_of(loss: Tensor, network: nn.Module) -> Gradients:
+    """With respect to its parameters alone, in their order. None: the loss does not depend on that one."""
+    return list(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
+
+
 class Progress(nn.Module):
     """What training knows beside weights, as buffers, so that it is saved with them."""
 
@@ -106,6 +112,7 @@ class GANModule(Stage):
         fakes_per_face: made for KID for each held-out face.
         compiled: torch.compile for the losses' passes; the regularisations, with gradients of gradients, cannot be.
         channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
+        graphed: on a GPU, each part of a step recorded once and replayed, see `Graphed`; for small networks.
         grow_from: folder weights/ of a run at a smaller size, from which the layers that both have are taken.
         seed: with step and rank, decides every random draw.
     """
@@ -133,6 +140,7 @@ class GANModule(Stage):
         fakes_per_face: int = 4,
         compiled: bool = False,
         channels_last: bool = False,
+        graphed: bool = False,
         grow_from: str | Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -161,8 +169,9 @@ class GANModule(Stage):
         self.path_decay, self.mixing = path_decay, mixing
         self.ema_half_life, self.ema_ramp = ema_half_life, ema_ramp
         self.fakes_per_face, self.seed = fakes_per_face, seed
-        self.compiled, self.channels_last = compiled, channels_last
+        self.compiled, self.channels_last, self.graphed = compiled, channels_last, graphed
         self.make, self.score = generator.synthesize, discriminator.forward
+        self.part = self.take_part
         self.kid = KernelDistance()
         self.images = 0  # progress.images on the host
         self.lazy: dict[str, Tensor] = {}  # what the latest regularisations found, for the log
@@ -179,26 +188,68 @@ class GANModule(Stage):
             faces = faces.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(mix_seed(self.seed, step, self.global_rank))  # so that a resumed run draws the same
 
+        gradients, found = self.part(faces, name="tell_apart")
+        self.descend(gradients, self.discriminator)
+        if step % self.r1_every == 0:
+            gradients, self.lazy["r1"] = self.part(faces, name="regularise_scores")
+            self.descend(gradients, self.discriminator)
+
+        gradients, generator_loss = self.part(faces, name="deceive")
+        self.descend(gradients, self.generator, counts=True)
+        if step % self.path_every == 0 and self.path_weight:
+            gradients, paths = self.part(faces, name="regularise_paths")
+            self.descend(gradients, self.generator)
+            self.progress.path_length.copy_(self.over_ranks(paths.pop("mean")))
+            self.lazy |= paths
+
+        self.update_average(len(faces) * self.trainer.world_size)
+        if self.augment is not None:
+            self.augment.observe(found["real_scores"], step + 1, self.over_ranks)
+        self.last_loss = found["loss"] + generator_loss
+        self.note_step(found, generator_loss)
+
+    # ---- its parts: gradients of one network's parameters, and what else there is to know ------------
+
+    def take_part(self, faces: Tensor, *, name: str) -> tuple[Gradients, Any]:
+        """One of the next four, of a batch of faces; what `Graphed` records."""
+        return getattr(self, name)(faces)
+
+    def tell_apart(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
+        """The discriminator's loss, and its scores of faces and of as many fakes."""
         with torch.no_grad():
             fakes = self.make(self.codes(len(faces)), noise="random")
         real_scores = self.score(self.augmented(faces))
         fake_scores = self.score(self.augmented(fakes))
-        discriminator_loss = real_loss(real_scores) + fake_loss(fake_scores)
-        self.descend(discriminator_loss, self.discriminator)
-        if step % self.r1_every == 0:
-            self.regularise_discriminator(faces)
+        loss = real_loss(real_scores) + fake_loss(fake_scores)
+        found = {"loss": loss.detach(), "real_scores": real_scores.detach(), "fake_scores": fake_scores.detach()}
+        return gradients_of(loss, self.discriminator), found
 
+    def regularise_scores(self, faces: Tensor) -> tuple[Gradients, Tensor]:
+        """R1, at the faces as the discriminator sees them; in float32, as squares of small gradients need it."""
+        with torch.autocast(self.device.type, enabled=False), differentiable_twice():
+            r1 = r1_penalty(self.discriminator, self.augmented(faces))
+            gamma = self.r1_gamma
+            if gamma is None:
+                gamma = 0.0002 * self.generator.size**2 / (len(faces) * self.trainer.world_size)
+            return gradients_of(self.r1_every * gamma / 2 * r1, self.discriminator), r1.detach()
+
+    def deceive(self, faces: Tensor) -> tuple[Gradients, Tensor]:
+        """The generator's loss, of as many fakes as there are faces."""
         fakes = self.make(self.codes(len(faces)), noise="random")
-        generator_loss = real_loss(self.score(self.augmented(fakes)))
-        self.descend(generator_loss, self.generator, counts=True)
-        if step % self.path_every == 0 and self.path_weight:
-            self.regularise_generator(len(faces))
+        loss = real_loss(self.score(self.augmented(fakes)))
+        return gradients_of(loss, self.generator), loss.detach()
 
-        self.update_average(len(faces) * self.trainer.world_size)
-        if self.augment is not None:
-            self.augment.observe(real_scores.detach(), step + 1, self.over_ranks)
-        self.last_loss = (discriminator_loss + generator_loss).detach()
-        self.note_step(discriminator_loss, generator_loss, real_scores, fake_scores)
+    def regularise_paths(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
+        """Path lengths drawn towards their running mean, on a smaller batch; in float32."""
+        with torch.autocast(self.device.type, enabled=False), differentiable_twice():
+            w_plus = self.codes(max(1, len(faces) // self.path_share))
+            images = self.generator.synthesize(w_plus, noise="random")
+            lengths = path_lengths(images, w_plus, torch.randn_like(images))
+            here = lengths.detach().mean()
+            mean = self.progress.path_length.lerp(here, self.path_decay)
+            penalty = (lengths - mean).square().mean()
+            gradients = gradients_of(self.path_every * self.path_weight * penalty, self.generator)
+        return gradients, {"path_length": here, "path_penalty": penalty.detach(), "mean": mean}
 
     def codes(self, count: int) -> Tensor:
         """Random w+ (count, n_latent, style_dim): up to a random layer from one z, from there on from another."""
@@ -213,37 +264,14 @@ class GANModule(Stage):
     def augmented(self, images: Tensor) -> Tensor:
         return images if self.augment is None else self.augment(images)
 
-    def regularise_discriminator(self, faces: Tensor) -> None:
-        """R1, at the faces as the discriminator sees them; in float32, as squares of small gradients need it."""
-        with torch.autocast(self.device.type, enabled=False), differentiable_twice():
-            r1 = r1_penalty(self.discriminator, self.augmented(faces))
-            gamma = self.r1_gamma
-            if gamma is None:
-                gamma = 0.0002 * self.generator.size**2 / (len(faces) * self.trainer.world_size)
-            self.descend(self.r1_every * gamma / 2 * r1, self.discriminator)
-        self.lazy["r1"] = r1.detach()
-
-    def regularise_generator(self, count: int) -> None:
-        """Path lengths drawn towards their running mean, on a smaller batch; in float32."""
-        with torch.autocast(self.device.type, enabled=False), differentiable_twice():
-            w_plus = self.codes(max(1, count // self.path_share))
-            images = self.generator.synthesize(w_plus, noise="random")
-            lengths = path_lengths(images, w_plus, torch.randn_like(images))
-            mean = self.progress.path_length
-            mean.lerp_(self.over_ranks(lengths.detach().mean()), self.path_decay)
-            penalty = (lengths - mean).square().mean()
-            self.descend(self.path_every * self.path_weight * penalty, self.generator)
-        self.lazy |= {"path_length": lengths.detach().mean(), "path_penalty": penalty.detach()}
-
-    def descend(self, loss: Tensor, network: nn.Module, *, counts: bool = False) -> None:
-        """One step of the network's own optimizer; no other network gets a gradient. counts: in `global_step`.
+    def descend(self, gradients: Gradients, network: nn.Module, *, counts: bool = False) -> None:
+        """One step of the network's own optimizer. counts: in `global_step`.
 
         A parameter on which the loss does not depend (ToRGB's bias, in path lengths) takes no step.
         """
-        parameters = list(network.parameters())
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         # DDP's own hooks see none of these gradients: they await one backward pass a step
         average_over_ranks([gradient for gradient in gradients if gradient is not None])
+        parameters = list(network.parameters())
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         which = 0 if network is self.generator else 1
@@ -263,20 +291,21 @@ class GANModule(Stage):
         averaged, trained = list(self.generator_ema.parameters()), list(self.generator.parameters())
         torch._foreach_lerp_(averaged, trained, 1 - decay)  # buffers are constants
 
-    def note_step(self, discriminator_loss: Tensor, generator_loss: Tensor, real: Tensor, fake: Tensor) -> None:
+    def note_step(self, found: Mapping[str, Tensor], generator_loss: Tensor) -> None:
         """Everything stays on the device until a line of the log is written. The latest of what is lazy."""
-        found = {
-            "discriminator_loss": discriminator_loss.detach(),
-            "generator_loss": generator_loss.detach(),
-            "real_score": real.detach().mean(),
-            "fake_score": fake.detach().mean(),
-            "real_sign": real.detach().sign().mean(),  # overfitting: near 1
+        real, fake = found["real_scores"], found["fake_scores"]
+        values = {
+            "discriminator_loss": found["loss"],
+            "generator_loss": generator_loss,
+            "real_score": real.mean(),
+            "fake_score": fake.mean(),
+            "real_sign": real.sign().mean(),  # overfitting: near 1
             "images": self.progress.images.float(),
             **self.lazy,
         }
         if self.augment is not None:
-            found["augment_probability"] = self.augment.probability
-        self.note(found, len(real))
+            values["augment_probability"] = self.augment.probability
+        self.note(values, len(real))
 
     # ---- ranks -------------------------------------------------------------------------------------
 
@@ -308,6 +337,8 @@ class GANModule(Stage):
 
     def on_train_start(self) -> None:
         self.images = int(self.progress.images)
+        if self.graphed:
+            self.part = self.recorded(self.take_part, [], kinds=4 if self.path_weight else 3)
 
     # ---- validation --------------------------------------------------------------------------------
 
