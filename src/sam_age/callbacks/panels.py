@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from sam_age.data.dataset import to_unit_range
+from sam_age.models.sam import face_pool
 from sam_age.sheets import sheet, to_images
 
 
@@ -72,7 +73,7 @@ class AgingPanels(FacePanels):
 
 
 class InversionPanels(FacePanels):
-    """Pairs of input and reconstruction, for an `InversionModule`.
+    """Pairs of input and reconstruction, for an `InversionModule` or a `TuningModule`.
 
     Args:
         folder, faces: see `FacePanels`.
@@ -84,6 +85,7 @@ class InversionPanels(FacePanels):
         self.pairs = pairs
 
     def draw(self, module: LightningModule, faces: Tensor) -> Image.Image:
+        faces = face_pool(faces)
         images, _ = module.reconstruct(faces)
         error = (images - faces).square().mean((1, 2, 3)).tolist()
         cells = []

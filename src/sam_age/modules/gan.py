@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from sam_age.evaluation.kid import KernelDistance, embed
 from sam_age.models.convolve import differentiable_twice, weights_left_out
 from sam_age.models.stylegan2 import Discriminator, Generator
 from sam_age.modules.ranks import average_over_ranks
-from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed
+from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed, move_average
 from sam_age.weights.growing import grow
 
 Batch = Mapping[str, Tensor]
 Gradients = list[Tensor | None]
+
+MAKING, JUDGING = 0, 1
+"""The two sides: what learns to deceive, and what learns not to be deceived; each has an optimizer."""
 
 CENTRE_SAMPLES = 16384
 """Codes whose mean is the centre of W: their spread over 128 is less than a percent."""
@@ -77,9 +80,9 @@ def path_lengths(images: Tensor, w_plus: Tensor, directions: Tensor) -> Tensor:
     return gradient.square().sum(2).mean(1).sqrt()
 
 
-def gradients_of(loss: Tensor, network: nn.Module) -> Gradients:
-    """With respect to its parameters alone, in their order. None: the loss does not depend on that one."""
-    return list(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
+def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
+    """With respect to these alone. None: the loss does not depend on that one."""
+    return list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
 
 class Progress(nn.Module):
@@ -189,24 +192,24 @@ class GANModule(Stage):
         torch.manual_seed(mix_seed(self.seed, step, self.global_rank))  # so that a resumed run draws the same
 
         gradients, found = self.part(faces, name="tell_apart")
-        self.descend(gradients, self.discriminator)
+        self.descend(gradients, JUDGING)
         if step % self.r1_every == 0:
             gradients, self.lazy["r1"] = self.part(faces, name="regularise_scores")
-            self.descend(gradients, self.discriminator)
+            self.descend(gradients, JUDGING)
 
-        gradients, generator_loss = self.part(faces, name="deceive")
-        self.descend(gradients, self.generator, counts=True)
+        gradients, deceit = self.part(faces, name="deceive")
+        self.descend(gradients, MAKING, counts=True)
         if step % self.path_every == 0 and self.path_weight:
             gradients, paths = self.part(faces, name="regularise_paths")
-            self.descend(gradients, self.generator)
+            self.descend(gradients, MAKING)
             self.progress.path_length.copy_(self.over_ranks(paths.pop("mean")))
             self.lazy |= paths
 
         self.update_average(len(faces) * self.trainer.world_size)
         if self.augment is not None:
             self.augment.observe(found["real_scores"], step + 1, self.over_ranks)
-        self.last_loss = found["loss"] + generator_loss
-        self.note_step(found, generator_loss)
+        self.last_loss = found["discriminator_loss"] + deceit["generator_loss"]
+        self.note_step(found | deceit)
 
     # ---- its parts: gradients of one network's parameters, and what else there is to know ------------
 
@@ -217,12 +220,12 @@ class GANModule(Stage):
     def tell_apart(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
         """The discriminator's loss, and its scores of faces and of as many fakes."""
         with torch.no_grad():
-            fakes = self.make(self.codes(len(faces)), noise="random")
+            fakes = self.make(self.codes_beside(faces), noise="random")
         real_scores = self.score(self.augmented(faces))
         fake_scores = self.score(self.augmented(fakes))
         loss = real_loss(real_scores) + fake_loss(fake_scores)
-        found = {"loss": loss.detach(), "real_scores": real_scores.detach(), "fake_scores": fake_scores.detach()}
-        return gradients_of(loss, self.discriminator), found
+        found = {"discriminator_loss": loss, "real_scores": real_scores, "fake_scores": fake_scores}
+        return gradients_of(loss, self.side(JUDGING)), {name: value.detach() for name, value in found.items()}
 
     def regularise_scores(self, faces: Tensor) -> tuple[Gradients, Tensor]:
         """R1, at the faces as the discriminator sees them; in float32, as squares of small gradients need it."""
@@ -231,13 +234,13 @@ class GANModule(Stage):
             gamma = self.r1_gamma
             if gamma is None:
                 gamma = 0.0002 * self.generator.size**2 / (len(faces) * self.trainer.world_size)
-            return gradients_of(self.r1_every * gamma / 2 * r1, self.discriminator), r1.detach()
+            return gradients_of(self.r1_every * gamma / 2 * r1, self.side(JUDGING)), r1.detach()
 
-    def deceive(self, faces: Tensor) -> tuple[Gradients, Tensor]:
+    def deceive(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
         """The generator's loss, of as many fakes as there are faces."""
-        fakes = self.make(self.codes(len(faces)), noise="random")
+        fakes = self.make(self.codes_beside(faces), noise="random")
         loss = real_loss(self.score(self.augmented(fakes)))
-        return gradients_of(loss, self.generator), loss.detach()
+        return gradients_of(loss, self.side(MAKING)), {"generator_loss": loss.detach()}
 
     def regularise_paths(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
         """Path lengths drawn towards their running mean, on a smaller batch; in float32."""
@@ -248,7 +251,7 @@ class GANModule(Stage):
             here = lengths.detach().mean()
             mean = self.progress.path_length.lerp(here, self.path_decay)
             penalty = (lengths - mean).square().mean()
-            gradients = gradients_of(self.path_every * self.path_weight * penalty, self.generator)
+            gradients = gradients_of(self.path_every * self.path_weight * penalty, self.side(MAKING))
         return gradients, {"path_length": here, "path_penalty": penalty.detach(), "mean": mean}
 
     def codes(self, count: int) -> Tensor:
@@ -261,22 +264,29 @@ class GANModule(Stage):
         layer = torch.arange(generator.n_latent, device=self.device)[None, :, None]
         return torch.where(mixed & (layer >= cut), second, first)
 
+    def codes_beside(self, faces: Tensor) -> Tensor:
+        """w+ of a step's fakes, as many as there are faces."""
+        return self.codes(len(faces))
+
     def augmented(self, images: Tensor) -> Tensor:
         return images if self.augment is None else self.augment(images)
 
-    def descend(self, gradients: Gradients, network: nn.Module, *, counts: bool = False) -> None:
-        """One step of the network's own optimizer. counts: in `global_step`.
+    def side(self, which: int) -> list[nn.Parameter]:
+        """What learns on that side."""
+        return list((self.discriminator if which == JUDGING else self.generator).parameters())
+
+    def descend(self, gradients: Gradients, side: int, *, counts: bool = False) -> None:
+        """One step of a side's optimizer. counts: in `global_step`.
 
         A parameter on which the loss does not depend (ToRGB's bias, in path lengths) takes no step.
         """
         # DDP's own hooks see none of these gradients: they await one backward pass a step
         average_over_ranks([gradient for gradient in gradients if gradient is not None])
-        parameters = list(network.parameters())
+        parameters = self.side(side)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        which = 0 if network is self.generator else 1
         # Lightning counts the steps of its own wrappers, and a step of ours has up to four
-        self.optimizers(use_pl_optimizer=counts)[which].step()
+        self.optimizers(use_pl_optimizer=counts)[side].step()
         for parameter in parameters:
             parameter.grad = None
         torch.clear_autocast_cache()  # the rest of the step must not meet copies of the old weights
@@ -288,15 +298,18 @@ class GANModule(Stage):
         self.progress.images += images
         half_life = min(self.ema_half_life, self.ema_ramp * self.images) if self.ema_ramp else self.ema_half_life
         decay = 0.5 ** (images / half_life) if half_life else 0.0
-        averaged, trained = list(self.generator_ema.parameters()), list(self.generator.parameters())
-        torch._foreach_lerp_(averaged, trained, 1 - decay)  # buffers are constants
+        for averaged, trained in self.averaged():
+            move_average(averaged, trained, decay)
 
-    def note_step(self, found: Mapping[str, Tensor], generator_loss: Tensor) -> None:
+    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Averages, and the networks that they follow."""
+        return [(self.generator_ema, self.generator)]
+
+    def note_step(self, found: Mapping[str, Tensor]) -> None:
         """Everything stays on the device until a line of the log is written. The latest of what is lazy."""
+        values = {name: value for name, value in found.items() if not name.endswith("_scores")}
         real, fake = found["real_scores"], found["fake_scores"]
-        values = {
-            "discriminator_loss": found["loss"],
-            "generator_loss": generator_loss,
+        values |= {
             "real_score": real.mean(),
             "fake_score": fake.mean(),
             "real_sign": real.sign().mean(),  # overfitting: near 1
@@ -322,8 +335,8 @@ class GANModule(Stage):
         """The generator's and the discriminator's, with lr and betas for k + 1 steps where k are without R1's or path
         lengths': StyleGAN2, appendix B."""
         return [
-            lazily(self.optimizer_factory(self.generator.parameters()), self.path_every if self.path_weight else None),
-            lazily(self.optimizer_factory(self.discriminator.parameters()), self.r1_every),
+            lazily(self.optimizer_factory(self.side(MAKING)), self.path_every if self.path_weight else None),
+            lazily(self.optimizer_factory(self.side(JUDGING)), self.r1_every),
         ]
 
     def on_fit_start(self) -> None:

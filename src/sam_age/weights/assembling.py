@@ -89,14 +89,16 @@ def build_psp(
     *,
     checkpoint: str | Path | None = None,
     trunk: str | Path | None = None,
+    psp: str | Path | None = None,
     stylegan2: str | Path | None = None,
 ) -> PSP:
     """pSp to be trained: from one whole file, or with ArcFace's trunk in front of a trained generator.
 
     Args:
         encoder, decoder: freshly built parts.
-        checkpoint: a whole pSp; the other two are then not read.
+        checkpoint: a whole pSp; the other three are then not read.
         trunk: as of `build_sam`; "random": all of the encoder is as the constructor drew it.
+        psp: an encoder to go on from, as of `build_sam`; the trunk is then not read.
         stylegan2: as of `build_sam`.
     Returns:
         PSP, its generator frozen.
@@ -106,13 +108,15 @@ def build_psp(
     Source: pSp (Richardson et al. 2021), section 3.1 and published code.
     """
     if checkpoint is not None:
-        psp = _from_checkpoint(PSP(encoder, decoder), resolve(checkpoint))
+        whole = _from_checkpoint(PSP(encoder, decoder), resolve(checkpoint))
     else:
-        if _start_trunk(encoder, trunk) is None:
+        if psp is not None:
+            _start_inversion(encoder, psp)
+        elif _start_trunk(encoder, trunk) is None:
             log.info("The inversion encoder learns from nothing: no trunk was given.")
-        psp = PSP(encoder, decoder, _start_generator(decoder, stylegan2))
-    psp.decoder.requires_grad_(False)
-    return psp
+        whole = PSP(encoder, decoder, _start_generator(decoder, stylegan2))
+    whole.decoder.requires_grad_(False)
+    return whole
 
 
 def _from_checkpoint(model: Any, path: Path) -> Any:
