@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sam_age.data.dataset import FacesDataset
 from sam_age.data.kept import KeptFaces, chances
 from sam_age.errors import InputError
 from tests.data.faces import Aged
@@ -62,6 +63,32 @@ def test_every_face_is_decoded_once() -> None:
     source.read = lambda index: (reads.append(index), read(index))[1]
     arrived(module(source, keep="memory"), 9)
     assert sorted(reads) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam_age.data.kept.PROCESSES_FROM", 1)
+    monkeypatch.setattr("sam_age.data.kept.WORKERS", 2)
+    monkeypatch.setattr("sam_age.data.kept.TOGETHER", 3)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_processes_keep_what_the_data_set_gives_face_by_face(replace: bool, in_processes: None) -> None:
+    dataset = FacesDataset(Aged(8, broken=(1, 6, 7)), replace=replace)
+    kept = KeptFaces(dataset)
+    for index in range(8):
+        want = dataset[index]
+        assert kept.skipped[index] == want["skipped"]
+        assert kept.there[index] == ("faces" in want)
+        if "faces" in want:
+            assert torch.equal(kept.pixels[index], want["faces"])
+            assert kept.known["index"][index] == want["index"]
+            assert torch.equal(kept.known["age"][index], want["age"])
+
+
+def test_an_error_in_a_process_is_the_error_itself(in_processes: None) -> None:
+    with pytest.raises(InputError, match=r"^[^\n]*data\.on_error=skip goes on without it\)$"):
+        KeptFaces(FacesDataset(Aged(5, broken=(4,)), on_error="stop"))
 
 
 def test_what_does_not_fit_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,21 +6,23 @@ A small network on a large GPU takes faces faster than processors decode them. 1
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from sam_age.data.dataset import FacesDataset
 from sam_age.data.sampler import Key
 from sam_age.errors import InputError
 
 KEEP = ("memory", "device")
-THREADS = min(16, os.cpu_count() or 1)  # Pillow decodes without the interpreter's lock
+WORKERS = min(16, os.cpu_count() or 1)
+TOGETHER = 64  # faces that come from a worker, and go to the device, at a time
+PROCESSES_FROM = 4096  # faces: below, starting processes takes longer than they save
 
 
 class KeptFaces(Dataset[Key]):
@@ -49,12 +51,12 @@ class KeptFaces(Dataset[Key]):
                 "set data.keep=memory, or null to decode them as they come."
             ) from error
         known: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(THREADS) as pool:
-            samples = pool.map(dataset.upright, range(count))
-            for row, sample in enumerate(tqdm(samples, total=count, desc="Decoding", unit="face", disable=None)):
-                if "faces" in sample:
-                    self.pixels[row] = sample.pop("faces")
-                known.append(sample)
+        with tqdm(total=count, desc="Decoding", unit="face", disable=None) as bar:
+            for pixels, there, samples in _decoded(dataset):
+                if there:
+                    self.pixels[torch.tensor(there, device=device) + len(known)] = pixels.to(device)
+                known += samples
+                bar.update(len(samples))
         self.skipped = torch.tensor([sample.pop("skipped") for sample in known])
         self.there = torch.tensor([bool(sample) for sample in known])
         names = next((list(sample) for sample in known if sample), [])
@@ -83,6 +85,65 @@ class KeptFaces(Dataset[Key]):
         if not batch:  # nothing at all could be read
             batch = {"index": torch.empty(0, dtype=torch.long), "age": torch.empty(0)}
         return batch | {"rows": rows, "mirrored": torch.from_numpy(mirrored), "kept": self} | {"skipped": skipped}
+
+
+def _decoded(dataset: FacesDataset) -> Iterator[tuple[Tensor, list[int], list[dict[str, Any]]]]:
+    """All faces in their order, some at a time, see `_join`.
+
+    Threads share Pillow's decoding, which leaves the interpreter alone, but not what is around it, half of a small
+    face's time; processes share all of it, and take seconds to start.
+    """
+    count = len(dataset)
+    if count < PROCESSES_FROM or WORKERS == 1:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for start in range(0, count, TOGETHER):
+                yield _join(list(pool.map(dataset.upright, range(start, min(start + TOGETHER, count)))))
+        return
+    loader = DataLoader(
+        _Upright(dataset), batch_size=TOGETHER, num_workers=WORKERS, collate_fn=_join_or_error,
+        multiprocessing_context="spawn",  # forked workers deadlock with CUDA and threads
+    )  # fmt: skip
+    for joined in loader:
+        if isinstance(joined, InputError):
+            raise joined
+        yield joined
+
+
+class _Upright(Dataset[Any]):
+    """What `FacesDataset.upright` gives, or the error that it raises: on its way from a worker it would become one of
+    the loader's."""
+
+    def __init__(self, dataset: FacesDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | InputError:
+        try:
+            return self.dataset.upright(index)
+        except InputError as error:
+            return error
+
+
+def _join_or_error(samples: list[Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, InputError)), None) or _join(samples)
+
+
+def _join(samples: list[dict[str, Any]]) -> tuple[Tensor, list[int], list[dict[str, Any]]]:
+    """Pixels (N, 3, size, size) uint8 of those that could be read, which of the samples these are, and what else is
+    known of all of them, as plain numbers."""
+    there = [row for row, sample in enumerate(samples) if "faces" in sample]
+    pixels = torch.stack([samples[row]["faces"] for row in there]) if there else torch.empty(0, dtype=torch.uint8)
+    plain = [
+        {
+            name: value.item() if isinstance(value, Tensor) else value
+            for name, value in sample.items()
+            if name != "faces"
+        }
+        for sample in samples
+    ]
+    return pixels, there, plain
 
 
 def add_faces(batch: dict[str, Any]) -> dict[str, Tensor]:
