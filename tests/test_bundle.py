@@ -237,7 +237,7 @@ def test_baselines_are_fitted_where_none_are_given(tool: ModuleType, runs: Path,
     render_split(tmp_path, train, workers=1, renderer="tests.lifespan.fake")
     sam = load(runs / "runs/lifespan_gan/weights/generator_ema.safetensors")
     sam = SAM(GradualStyleEncoder(4, **ENCODER), GradualStyleEncoder(3, **ENCODER), sam).eval()
-    fitted = tool.fitted(sam, tmp_path)
+    fitted = tool.fitted(sam, tmp_path, runs / "runs/lifespan_judges/weights/best_age.safetensors")
     assert fitted.normal.norm() == pytest.approx(1, abs=1e-4)
     ages = LifespanFaces(tmp_path, "train")
     assert fitted.means.std(0).max() > 0, f"{len(ages)} faces of different ages have one mean code"

@@ -111,7 +111,12 @@ def build_bundle(given: argparse.Namespace) -> None:
         if given.baselines is not None:
             take(given.baselines, LatentBaselines, baselines)
         else:
-            save(fitted(sam, given.train), baselines, half=True, facts={"made_from": f"{sources}; split train"})
+            save(
+                fitted(sam, given.train, given.judges / "best_age.safetensors"),
+                baselines,
+                half=True,
+                facts={"made_from": f"{sources}; split train"},
+            )
             load(baselines)
         print(f"float16: {rounding(sam, load(half), made)}")
         shutil.copy(pretrained.FOLDER / CARD, made / CARD)
@@ -176,10 +181,11 @@ def take(path: Path, kind: type, to: Path) -> Path:
     return to
 
 
-def fitted(sam: SAM, root: Path) -> LatentBaselines:
+def fitted(sam: SAM, root: Path, age_net: Path) -> LatentBaselines:
     """Fitted to codes of training portraits, as `sam-eval baselines=fit` does."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    baselines = fit_on_faces(sam, FacesDataset(LifespanFaces(root, "train"), on_error="stop"), device=device)
+    faces = FacesDataset(LifespanFaces(root, "train"), on_error="stop")
+    baselines = fit_on_faces(sam, faces, age_net=load(age_net), device=device)
     sam.to("cpu")
     return baselines
 

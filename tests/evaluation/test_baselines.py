@@ -1,11 +1,13 @@
 """The latent baselines: exact where codes are linear in age, and the same as others' arithmetic."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from sam_age.errors import InputError
-from sam_age.evaluation.baselines import LatentBaselines, fit, local_means, some
+from sam_age.evaluation.baselines import APART, LatentBaselines, fit, local_means, some, years_along
 from sam_age.weights import load, save
 
 
@@ -80,3 +82,27 @@ def test_a_sample_meets_everything_that_goes_round():
     counts = [thirds.count(third) for third in range(3)]
     assert min(counts) > 900
     assert some([3, 1, 2], 5) == some([3, 1, 2], None) == [3, 1, 2]
+
+
+def drawn_as_codes() -> SimpleNamespace:
+    """A generator whose pictures are the codes themselves, as brightness of three channels."""
+
+    def synthesize(codes: torch.Tensor, noise: str) -> torch.Tensor:
+        return codes.mean(2)[:, :, None, None].expand(-1, -1, 256, 256)
+
+    return SimpleNamespace(decoder=SimpleNamespace(synthesize=synthesize))
+
+
+def test_a_year_along_the_direction_is_what_shows_in_the_pictures():
+    codes, _, _ = linear_codes(20)
+    codes, normal = codes.float(), torch.zeros(3, 5)
+    normal[1] = 5**-0.5
+
+    def reads(faces: torch.Tensor) -> torch.Tensor:  # 40 years per unit of the second channel: 40 / sqrt 5 along it
+        return 50 + 40 * faces[:, 1].mean((1, 2))
+
+    assert years_along(normal, codes, drawn_as_codes(), reads) == pytest.approx(40 / 5**0.5, rel=1e-3)
+    assert years_along(-normal, codes, drawn_as_codes(), reads) is None
+    farthest = (codes - codes.mean(0)).flatten(1).norm(dim=1).mean().item()
+    slow = 0.9 * APART / (2 * farthest)  # what shows at the very end is too little
+    assert years_along(normal, codes, drawn_as_codes(), lambda faces: slow * 5**0.5 * faces[:, 1].mean((1, 2))) is None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sam_age.evaluation.instruments import Instruments
     from sam_age.evaluation.known import Known
     from sam_age.losses import AgingLosses
+    from sam_age.models.age import AgeNet
     from sam_age.models.sam import SAM
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ def evaluate(cfg: DictConfig) -> None:
     quieten_lightning()
     trainer = build(cfg.trainer)
     evaluation = AgingEvaluation(
-        sam, instruments, ages, known=known, inputs=inputs, baselines=baselines_of(cfg, sam, datamodule, trainer),
-        losses=losses, batch_size=cfg.batch_size,
+        sam, instruments, ages, known=known, inputs=inputs, losses=losses, batch_size=cfg.batch_size,
+        baselines=baselines_of(cfg, sam, datamodule, trainer, instruments.source_age),
     )  # fmt: skip
     score = trainer.test if cfg.split == "test" else trainer.validate
     score(evaluation, datamodule=datamodule, verbose=False)
@@ -282,9 +283,9 @@ def losses_config(cfg: DictConfig, run: dict[str, Any]) -> DictConfig:
 
 
 def baselines_of(
-    cfg: DictConfig, sam: SAM, datamodule: LightningDataModule, trainer: Trainer
+    cfg: DictConfig, sam: SAM, datamodule: LightningDataModule, trainer: Trainer, age_net: AgeNet
 ) -> LatentBaselines | None:
-    """The latent baselines asked for."""
+    """The latent baselines asked for; the age network measures the linear one's step."""
     from sam_age.evaluation.baselines import LatentBaselines, fit_on_faces
     from sam_age.weights import load
 
@@ -307,8 +308,9 @@ def baselines_of(
     device = trainer.strategy.root_device
     size = cfg.batch_size or (64 if device.type == "cuda" else 8)
     return fit_on_faces(
-        sam, dataset, cfg.baselines_faces, device=device, batch_size=size, num_workers=datamodule.num_workers
-    )
+        sam, dataset, cfg.baselines_faces, age_net=age_net, device=device, batch_size=size,
+        num_workers=datamodule.num_workers,
+    )  # fmt: skip
 
 
 main = hydra_app("eval", evaluate)

@@ -19,11 +19,14 @@ from torch.utils.data import DataLoader, Subset
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
 from sam_age.editing.directions import ridge_direction
 from sam_age.errors import InputError
-from sam_age.models.sam import SAM
+from sam_age.models.age import AgeNet
+from sam_age.models.sam import SAM, face_pool
 
 log = logging.getLogger("sam_age")
 
 OLDEST = 100  # years
+PROBES = 64  # faces along whose codes the step is measured
+APART = 30  # years that they are to be read apart, for a step that counts
 
 
 class LatentBaselines(nn.Module):
@@ -98,6 +101,34 @@ def fit(codes: Tensor, ages: Tensor, *, bandwidth: float = 5.0, nodes: int = 21)
     return fitted
 
 
+@torch.no_grad()
+def years_along(normal: Tensor, codes: Tensor, sam: SAM, age_net: AgeNet) -> float | None:
+    """Years per unit along a direction, as they are read off the faces that the generator makes of moved codes.
+
+    A regression's normal leads to where codes of other ages are told from these most surely, which in thousands of
+    dimensions is a short way, and changes little that one could see; so, as one does by hand with such directions, it
+    is followed until something shows: until faces moved to either side are read `APART` years apart on average.
+
+    Args:
+        normal: (n_styles, D), of length 1.
+        codes: (N, n_styles, D), from which to move.
+    Returns:
+        None: nothing shows however far one goes, up to the codes' own distance from their mean.
+    """
+
+    def read(distance: float) -> Tensor:
+        moved = (codes + distance * normal).split(16)
+        return torch.cat([age_net(face_pool(sam.decoder.synthesize(some, "stored"))).float() for some in moved]).mean()
+
+    farthest = (codes - codes.mean(0)).flatten(1).norm(dim=1).mean().item()
+    for halvings in reversed(range(8)):
+        distance = farthest / 2**halvings
+        apart = (read(distance) - read(-distance)).item()
+        if apart >= APART:
+            return apart / (2 * distance)
+    return None
+
+
 def local_means(codes: Tensor, ages: Tensor, at: Tensor, bandwidth: float) -> Tensor:
     """The mean code at each age, by local linear regression under a Gaussian kernel: exact for codes linear in age.
 
@@ -121,11 +152,15 @@ def fit_on_faces(
     dataset: FacesDataset,
     count: int = 12_000,
     *,
+    age_net: AgeNet | None = None,
     device: str | torch.device = "cpu",
     batch_size: int = 32,
     num_workers: int = 0,
 ) -> LatentBaselines:
     """`fit` to pSp's codes of a data set's faces, `count` of known age at most, drawn with a fixed seed.
+
+    age_net, best that of SAM's losses, measures how far a year is along the linear direction, see `years_along`;
+    without one it is as far as codes of people a year apart lie along it.
 
     The result is on the CPU.
 
@@ -148,7 +183,22 @@ def fit_on_faces(
             if len(batch["faces"]):
                 codes.append(sam.encode(to_unit_range(batch["faces"].to(device))).float())
                 ages.append(batch["age"])
-        return fit(torch.cat(codes), torch.cat(ages).to(device)).cpu()
+        fitted = fit(torch.cat(codes), torch.cat(ages).to(device))
+        measured = None
+        if age_net is not None:
+            if isinstance(age_net, nn.Module):
+                age_net = age_net.to(device)
+            measured = years_along(fitted.normal, torch.cat(codes)[:PROBES].to(fitted.normal), sam, age_net)
+            if measured is None:
+                log.warning("The linear direction changes no read age, however far it is followed.")
+        if measured is not None:
+            log.info(
+                "A year along it is read off faces moved %.3g, where people a year apart lie %.3g apart.",
+                1 / measured,
+                1 / fitted.years_per_unit.item(),
+            )
+            fitted.years_per_unit.fill_(measured)
+        return fitted.cpu()
 
 
 def some(values: Sequence[int], count: int | None) -> list[int]:
