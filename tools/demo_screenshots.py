@@ -1,10 +1,11 @@
-"""Screenshots of sam-demo for docs/demo.md: python tools/demo_screenshots.py [checkpoint] [samples] [output]
+"""Screenshots of sam-demo for docs/demo.md: python tools/demo_screenshots.py
 
-With the package's own weights and portraits if nothing else is given. Needs .[dev] and Chromium.
+Needs .[dev] and Chromium.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from sam_age.demo.serve import note_of, running
 from sam_age.demo.studio import Studio, samples_of
+from sam_age.errors import InputError
 from sam_age.pipeline import AgingPipeline
 
 OUTPUT = Path(__file__).resolve().parents[1] / "docs" / "img"
@@ -27,12 +29,24 @@ def sit(page: Page, address: str) -> None:
 
 
 def main() -> None:
-    given = dict(enumerate(sys.argv[1:]))
-    checkpoint, samples, output = given.get(0, "lifespan"), given.get(1), Path(given.get(2, OUTPUT))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default="lifespan", help="the model; the package's own")
+    parser.add_argument("--samples", help="folder of portraits to pick from; the package's own")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the pictures; %(default)s")
+    given = parser.parse_args()
+    try:
+        studio = Studio(AgingPipeline.from_pretrained(given.checkpoint), samples_of(given.samples))
+    except InputError as error:
+        sys.exit(f"demo_screenshots: {error}")
+    given.output.mkdir(parents=True, exist_ok=True)
+    take(studio, note_of(given.checkpoint), given.output)
+
+
+def take(studio: Studio, note: str, output: Path) -> None:
+    """The page at work, with a borrowed look, and on a telephone."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    studio = Studio(AgingPipeline.from_pretrained(checkpoint), samples_of(samples))
     studio.warm_up()
-    with running(studio, note_of(checkpoint)) as address, sync_playwright() as driver:
+    with running(studio, note) as address, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         sit(page, address)
