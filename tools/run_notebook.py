@@ -23,7 +23,7 @@ def run(path: Path, timeout: float = 600.0) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
+        record_timing=False, extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about TCP on this machine
     )  # fmt: skip
     client.execute()
     return notebook
