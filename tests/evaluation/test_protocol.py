@@ -105,8 +105,8 @@ def world(people: int = 4, ages: list[float] = AGES) -> tuple[list[dict], Known]
     return rows, Known(torch.tensor(ages * people), person, person % 2, person, groups)
 
 
-def score(sam: Thumbnails, rows: list[dict], known: Known | None, **settings) -> AgingEvaluation:
-    instruments = Instruments(Lightness(), Pattern(), realism=Pattern())
+def score(sam: Thumbnails, rows: list[dict], known: Known | None, second=None, **settings) -> AgingEvaluation:
+    instruments = Instruments(Lightness(), Pattern(), second_age=second, realism=Pattern())
     evaluation = AgingEvaluation(sam, instruments, AGES, known=known, **settings)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.test(evaluation, DataLoader(rows, batch_size=5), verbose=False)
@@ -222,6 +222,23 @@ def test_the_report_is_one_file_that_shows_every_method_and_asks_for_nothing() -
     svg = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     assert all(ElementTree.fromstring(drawing).tag == "svg" for drawing in svg)
     assert f"{results['age_mae']:.1f}" in page
+
+
+class Flattering(Lightness):
+    """Reads everybody ten years too young."""
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        return super().forward(faces) - 10
+
+
+def test_what_the_second_judge_finds_stands_beside_what_it_finds_of_the_truth() -> None:
+    rows, known = world()
+    results = {"checkpoint": "mine", "skipped": 0, **score(Thumbnails(strength=0.0), rows, known, Flattering()).results}
+    (line,) = [line for line in table(results).splitlines() if line.startswith("Second judge")]
+    assert re.fullmatch(
+        r"Second judge: MAE (3\d\.\d), bias -10\.0, Spearman .*; on the true portraits MAE 10\.0, bias -10\.0, .*", line
+    )
+    assert "Flattering, which knows photographs alone and errs by 10.0 on true portraits" in report(results, [])
 
 
 def test_curves_go_through_the_values() -> None:

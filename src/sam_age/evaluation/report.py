@@ -127,7 +127,9 @@ def _figures(results: Mapping[str, Any]) -> str:
         cards.append(_card("Of the way to the ceiling", f"{closed:.0f} <small>%</small>", more))
     if second := results.get("second_judge"):
         name = escape(str(results["judged_by"]["second_age"]))
+        honest = (results["baselines"].get("truth", {}).get("second_judge") or {}).get("age_mae")
         more = f"{_bias(second['age_bias'])}, by {name}, which knows photographs alone"
+        more += _if(honest, " and errs by {:.1f} on true portraits")
         cards.append(_card("A second judge of age finds", f"{second['age_mae']:.1f} <small>years off</small>", more))
     return f'<div class="figures">{"".join(cards)}</div>'
 

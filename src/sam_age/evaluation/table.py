@@ -57,7 +57,10 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
     if below:
         lines.append("To the truth SAM is " + " and ".join(_nearer(name, value) for name, value in below.items()) + ".")
     if second := results.get("second_judge"):
-        lines.append(f"Second judge: {_scores(second, ('age_mae', 'age_bias', 'age_spearman'))}.")
+        keys = ("age_mae", "age_bias", "age_spearman")
+        truth = results["baselines"].get("truth", {}).get("second_judge")
+        beside = f"; on the true portraits {_scores(truth, keys)}" if truth else ""
+        lines.append(f"Second judge: {_scores(second, keys)}{beside}.")
     if same := results["reconstruction"]:
         lines.append(f"At its own age: SSIM {same['ssim']:.3f}, PSNR {same['psnr']:.1f} dB{_lpips(same)}.")
     if back := results["cycle"]:
