@@ -12,6 +12,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 log = logging.getLogger("sam_age")
 
 
+def partial(trainer: Trainer) -> bool:
+    """Whether this is a sanity check of some faces. One of all (num_sanity_val_steps=-1) is a validation at step 0."""
+    return trainer.sanity_checking and math.isfinite(trainer.num_sanity_val_steps)
+
+
 class FirstAndLast(Callback):
     """Says at a run's end, for example: val/age_mae 24.1 years at step 0, 9.8 years at step 60.
 
@@ -28,7 +33,7 @@ class FirstAndLast(Callback):
         self.last: dict[str, tuple[int, float]] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking and math.isfinite(trainer.num_sanity_val_steps):
+        if partial(trainer):
             return
         seen = {name: trainer.callback_metrics[name] for name in self.metrics if name in trainer.callback_metrics}
         for name, value in seen.items():

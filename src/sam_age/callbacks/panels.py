@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
+from sam_age.callbacks.closing import partial
 from sam_age.data.dataset import to_unit_range
 from sam_age.models.sam import face_pool
 from sam_age.sheets import sheet, to_images
@@ -42,7 +43,7 @@ class FacePanels(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if partial(trainer) or not trainer.is_global_zero:
             return
         dataset = held_out(trainer)
         readable = (sample["faces"] for sample in map(dataset.__getitem__, range(len(dataset))) if "faces" in sample)
