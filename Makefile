@@ -20,6 +20,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
+# Threads that wait asleep: awake, they make a step four times as long where something else wants a core, too.
+demo tour: export OMP_WAIT_POLICY ?= PASSIVE
+
 demo: $(VENV)/ready ## age, score and train on what comes with the package: no downloads, a CPU, minutes
 	@rm -rf $(DEMO)
 	$(BIN)/sam-infer input=lifespan output=$(DEMO)/aged 'target_ages=[0,20,40,60,80,100]'
