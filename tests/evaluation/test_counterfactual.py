@@ -162,6 +162,7 @@ def test_shares_and_percents():
     assert share_closed(0.4, 0.1, 0.1) == 100
     assert share_closed(0.4, 0.55, 0.1) == -50
     assert share_closed(None, 0.2, 0.1) is None
+    assert share_closed(0.33, 0.345, 0.37) is None  # an encoder and generator that blur more than ageing changes
     assert percent_below(0.6, 0.4) == pytest.approx(-50)
     assert percent_below(0.6, None) is None
 

@@ -165,10 +165,12 @@ def accepted(cosine: Tensor, threshold: float) -> float | None:
 def share_closed(nothing: float | None, method: float | None, ceiling: float | None) -> float | None:
     """How much of the error that doing nothing leaves, beyond the ceiling's, a method takes away: percent.
 
+    None where something is missing, or the ceiling is no better than doing nothing: there is no way to go.
+
     >>> share_closed(0.5, 0.3, 0.1)
     50.0
     """
-    if nothing is None or method is None or ceiling is None or nothing == ceiling:
+    if nothing is None or method is None or ceiling is None or nothing <= ceiling:
         return None
     return number(100 * (nothing - method) / (nothing - ceiling))
 
