@@ -44,6 +44,7 @@ METRICS, REPORT = "metrics.json", "report.html"
 def evaluate(cfg: DictConfig) -> None:
     """Score `cfg.checkpoint`; see conf/eval.yaml."""
     from sam_age.data.storing import write_whole
+    from sam_age.device import keep_freed_memory
     from sam_age.evaluation.examples import examples
     from sam_age.evaluation.protocol import AgingEvaluation
     from sam_age.evaluation.report import report
@@ -64,6 +65,8 @@ def evaluate(cfg: DictConfig) -> None:
     instruments, losses = instruments_of(cfg, run)
     quieten_lightning()
     trainer = build(cfg.trainer)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     evaluation = AgingEvaluation(
         sam, instruments, ages, known=known, inputs=inputs, losses=losses, batch_size=cfg.batch_size,
         baselines=baselines_of(cfg, sam, datamodule, trainer, instruments.source_age),
