@@ -262,7 +262,7 @@ def test_the_plain_path_is_taken_where_the_fused_one_does_not_serve(monkeypatch:
     with pytest.raises(ValueError, match='True, False or "auto"'):
         generator.synthesize(w_plus, maps)
 
-    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
+    monkeypatch.setattr(fused, "interpreted", lambda: True)  # as if on a GPU
     monkeypatch.setattr(fused, "trouble", lambda device: None)
     assert fused.reason_against(generator, w_plus, maps) is None
     with differentiable_twice():
@@ -285,7 +285,7 @@ def test_the_plain_path_is_taken_where_the_fused_one_does_not_serve(monkeypatch:
 def test_a_gpu_without_triton_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     generator = made_up(8)
     w_plus, maps = inputs(generator, 1)
-    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
+    monkeypatch.setattr(fused, "interpreted", lambda: True)  # as if on a GPU
     monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
     fused.trouble.cache_clear()
     generator.synthesize(w_plus, maps)
@@ -302,7 +302,7 @@ def test_where_triton_cannot_compile_the_plain_path_is_taken(
 ) -> None:
     generator = made_up(8)
     w_plus, maps = inputs(generator, 1)
-    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU: Triton finds none, and raises
+    monkeypatch.setattr(fused, "interpreted", lambda: True)  # as if on a GPU: Triton finds none, and raises
     fused.trouble.cache_clear()
     generator.synthesize(w_plus, maps)
     fused.trouble.cache_clear()
@@ -340,7 +340,7 @@ def test_a_layer_is_a_convolution_and_a_kernel_each_way(monkeypatch: pytest.Monk
     for name in names:
         monkeypatch.setattr(launch.kernels, name, Nothing(name))
     assert kernels is launch.kernels
-    monkeypatch.setattr(fused, "_interpreted", lambda: True)
+    monkeypatch.setattr(fused, "interpreted", lambda: True)
     monkeypatch.setattr(fused, "trouble", lambda device: None)
     generator = made_up(64)  # 9 layers: 5 that keep the resolution, 4 that double it
     w_plus, maps = inputs(generator, 2)
@@ -366,7 +366,7 @@ def test_generators_that_are_loaded_or_averaged_go_the_fused_way(monkeypatch: py
     from sam_age.modules.inversion import InversionModule
     from sam_age.pipeline import AgingPipeline
 
-    monkeypatch.setattr(fused, "_interpreted", lambda: True)  # as if on a GPU
+    monkeypatch.setattr(fused, "interpreted", lambda: True)  # as if on a GPU
     monkeypatch.setattr(fused, "trouble", lambda device: None)
     options = {"size": 8, "style_dim": 8, "n_mlp": 1, "channel_multiplier": 0.01, "channel_max": 8}
     encoder = {"in_channels": 3, "n_styles": 4, "style_dim": 8, "widths": [8] * 4, "depths": [1] * 4, "tower_width": 8}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_age.models.convolve import conv2d, conv_transpose2d
+from sam_age.models.fused import learning
 
 SQRT2 = math.sqrt(2)
 
@@ -42,6 +43,8 @@ def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[
     Returns:
         (N, C, H', W') with H' = (H up + pad[0] + pad[1] - KH) // down + 1.
     """
+    if kernel.shape == (learning.TAPS, learning.TAPS) and max(up, down) <= 2 and learning.serves(x):
+        return learning.resample(x, kernel, up, down, pad)
     channels, height, width = x.shape[1:]
     if up > 1:
         x = x[..., :, None, :, None]
@@ -68,10 +71,10 @@ def _shifted_sum(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
 
 
 def folds_filters(x: Tensor) -> bool:
-    """Whether filters are folded into the weights beside them: on GPUs, where a filter of its own is a slow pass over
-    memory and four times the products are cheap. A CPU multiplies slowly, and a compiler makes the filter a part of
-    another pass."""
-    return x.is_cuda and not torch.compiler.is_compiling()
+    """Whether filters are folded into the weights beside them: on GPUs without a kernel for filters, where one of its
+    own is a slow pass over memory and four times the products are cheap. A CPU multiplies slowly, and a compiler makes
+    the filter a part of another pass."""
+    return x.is_cuda and not torch.compiler.is_compiling() and not learning.serves(x)
 
 
 def fold(weight: Tensor, kernel: Tensor, *, flip: bool) -> Tensor:
@@ -96,6 +99,8 @@ def fold(weight: Tensor, kernel: Tensor, *, flip: bool) -> Tensor:
 def leaky_relu(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """sqrt(2) LeakyReLU(x + bias) with slope 0.2; bias (C,) goes to dimension 1 of x."""
     if bias is not None:
+        if learning.serves(x, once=True):
+            return learning.activate(x, bias)
         x = x + bias.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
     return F.leaky_relu(x, 0.2) * SQRT2
 
@@ -121,6 +126,22 @@ def modulated_conv2d(
     Returns:
         (N, O, H, W), doubled or halved as asked.
     """
+    x, gain = modulated_without_gain(
+        x, weight, style, demodulate=demodulate, up_kernel=up_kernel, down_kernel=down_kernel
+    )
+    return x if gain is None else x * gain[:, :, None, None].to(x.dtype)
+
+
+def modulated_without_gain(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    demodulate: bool = True,
+    up_kernel: Tensor | None = None,
+    down_kernel: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """`modulated_conv2d` but for its last step: (N, O, H, W), and what it is to be multiplied by, (N, O), or None."""
     style = at_least_float32(style)
     gain = None
     if demodulate:
@@ -130,7 +151,7 @@ def modulated_conv2d(
         if x.dtype == torch.float16:  # keep x * style in range; demodulation undoes it
             peak = style.abs().amax(1, keepdim=True).clamp_min(1e-8)
             style, gain = style / peak, gain * peak
-    x = x * style[:, :, None, None].to(x.dtype)
+    x = learning.modulate(x, style) if learning.serves(x, once=True) else x * style[:, :, None, None].to(x.dtype)
     size = weight.shape[-1]
     if up_kernel is not None:
         x = up_convolve(x, weight, up_kernel)
@@ -138,7 +159,7 @@ def modulated_conv2d(
         x = down_convolve(x, weight, down_kernel)
     else:
         x = conv2d(x, weight.to(x.dtype), padding=size // 2)
-    return x if gain is None else x * gain[:, :, None, None].to(x.dtype)
+    return x, gain
 
 
 def up_convolve(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
@@ -286,7 +307,12 @@ class ModulatedConv2d(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x: (N, I, H, W), w: (N, style_dim) -> (N, O, H, W), doubled or halved as built."""
-        return modulated_conv2d(
+        x, gain = self.without_gain(x, w)
+        return x if gain is None else x * gain[:, :, None, None].to(x.dtype)
+
+    def without_gain(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`forward` but for its last step, see `modulated_without_gain`."""
+        return modulated_without_gain(
             x,
             self.weight[0] * self.scale,
             self.modulation(w),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sam_age.models import fused as fast
+from sam_age.models.fused import learning
 from sam_age.models.ops import (
     SQRT2,
     Blur,
@@ -76,7 +77,10 @@ class StyledConv(nn.Module):
         self.activate = FusedLeakyReLU(channels)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        return self.activate(self.noise(self.conv(x, w), noise))
+        x, gain = self.conv.without_gain(x, w)
+        if learning.serves(x, once=True):
+            return learning.activate(x, self.activate.bias, gain, noise, self.noise.weight)
+        return self.activate(self.noise(x * gain[:, :, None, None].to(x.dtype), noise))
 
 
 class ToRGB(nn.Module):
@@ -335,7 +339,11 @@ class ResBlock(nn.Module):
         return (self.conv2(self.conv1(x)) + self.skip(x)) / SQRT2
 
 
-def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
+GROUP = 4
+"""Samples whose spread the discriminator sees."""
+
+
+def minibatch_stddev(x: Tensor, group: int = GROUP) -> Tensor:
     """Append the mean standard deviation within groups of samples as one more channel.
 
     Sample i belongs with i + batch/group, i + 2 batch/group, ...; a batch that 4 does not divide uses the
@@ -346,6 +354,18 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
     grouped = x.reshape(group, batch // group, channels, height, width)
     stddev = torch.sqrt(grouped.var(0, unbiased=False) + 1e-8).mean((1, 2, 3))
     return torch.cat([x, stddev.repeat(group)[:, None, None, None].expand(-1, 1, height, width)], 1)
+
+
+def side_by_side(one: Tensor, other: Tensor) -> Tensor:
+    """Two batches (N, ...), N a multiple of `GROUP`, as one (2 N, ...) in which no group of `minibatch_stddev` has
+    samples of both, and each has those that it has alone: `taken_apart` undoes it."""
+    return torch.cat([part for pair in zip(one.chunk(GROUP), other.chunk(GROUP), strict=True) for part in pair])
+
+
+def taken_apart(joined: Tensor) -> tuple[Tensor, Tensor]:
+    """What was `side_by_side`: (2 N, ...) -> twice (N, ...)."""
+    parts = joined.chunk(2 * GROUP)
+    return torch.cat(parts[0::2]), torch.cat(parts[1::2])
 
 
 class Discriminator(nn.Module):

@@ -23,7 +23,7 @@ from sam_age.data.ada import AdaptiveAugment
 from sam_age.errors import InputError
 from sam_age.evaluation.kid import KernelDistance, embed
 from sam_age.models.convolve import differentiable_twice, weights_left_out
-from sam_age.models.stylegan2 import Discriminator, Generator
+from sam_age.models.stylegan2 import GROUP, Discriminator, Generator, side_by_side, taken_apart
 from sam_age.modules.ranks import average_over_ranks
 from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed, move_average
 from sam_age.weights.growing import grow
@@ -81,8 +81,14 @@ def path_lengths(images: Tensor, w_plus: Tensor, directions: Tensor) -> Tensor:
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
-    """With respect to these alone. None: the loss does not depend on that one."""
-    return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+    """With respect to these alone, laid out as they are, which fused optimizers ask for. None: the loss does not depend
+    on that one."""
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [
+        gradient if gradient is None or gradient.stride() == parameter.stride()
+        else torch.empty_like(parameter).copy_(gradient)
+        for gradient, parameter in zip(gradients, parameters, strict=True)
+    ]  # fmt: skip
 
 
 class Progress(nn.Module):
@@ -221,11 +227,16 @@ class GANModule(Stage):
         """The discriminator's loss, and its scores of faces and of as many fakes."""
         with torch.no_grad():
             fakes = self.make(self.codes_beside(faces), noise="random")
-        real_scores = self.score(self.augmented(faces))
-        fake_scores = self.score(self.augmented(fakes))
+        real_scores, fake_scores = self.scores(self.augmented(faces), self.augmented(fakes))
         loss = real_loss(real_scores) + fake_loss(fake_scores)
         found = {"discriminator_loss": loss, "real_scores": real_scores, "fake_scores": fake_scores}
         return gradients_of(loss, self.side(JUDGING)), {name: value.detach() for name, value in found.items()}
+
+    def scores(self, faces: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor]:
+        """The discriminator's, of as many of either, in one pass where that changes nothing."""
+        if len(faces) % GROUP:
+            return self.score(faces), self.score(fakes)
+        return taken_apart(self.score(side_by_side(faces, fakes.to(faces.dtype))))
 
     def regularise_scores(self, faces: Tensor) -> tuple[Gradients, Tensor]:
         """R1, at the faces as the discriminator sees them; in float32, as squares of small gradients need it."""

@@ -93,7 +93,7 @@ class Graphed:
     def _begin_with_zeros(self) -> None:
         """Have the gradients added up where an earlier recording leaves them, if there is one."""
         earlier = next(iter(self.recordings.values()), None)
-        if earlier is not None:
+        if earlier is not None and earlier.gradients:
             for parameter, gradient in earlier.gradients:
                 parameter.grad = gradient
             torch._foreach_zero_([gradient for _, gradient in earlier.gradients])

@@ -33,7 +33,7 @@ def reason_against(generator: Generator, w_plus: Tensor, maps: list[Tensor]) -> 
     """Why `synthesize` must go the plain way, or None where the fused one serves. It looks at no value."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "a compiler or an exporter takes the plain operations"
-    if w_plus.device.type != "cuda" and not _interpreted():
+    if w_plus.device.type != "cuda" and not interpreted():
         return f"it is for CUDA, not {w_plus.device.type}"
     dtype = compute_dtype(generator, w_plus.device)
     if dtype not in DTYPES:
@@ -97,6 +97,6 @@ def _try(device: torch.device) -> None:
         skip_backward(torch.zeros(1, 1, 2, 2, device=device), (0.0, 1.0, 1.0, 0.0))
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
     """Triton's interpreter runs the kernels on a CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"

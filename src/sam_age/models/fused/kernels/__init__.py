@@ -17,16 +17,28 @@ block beside one another, (row % 2) * 2 + column % 2 first. FIR taps g are those
 
 from sam_age.models.fused.kernels.convolving import convolve
 from sam_age.models.fused.kernels.filtering import fir_epilogue, fir_epilogue_backward
+from sam_age.models.fused.kernels.learning import (
+    activate,
+    activate_backward,
+    modulate,
+    modulate_backward,
+    resample,
+)
 from sam_age.models.fused.kernels.pointwise import add_parts, epilogue, epilogue_backward, skip_backward
 from sam_age.models.fused.kernels.shared import RUNTIME
 
 __all__ = [
     "RUNTIME",
+    "activate",
+    "activate_backward",
     "add_parts",
     "convolve",
     "epilogue",
     "epilogue_backward",
     "fir_epilogue",
     "fir_epilogue_backward",
+    "modulate",
+    "modulate_backward",
+    "resample",
     "skip_backward",
 ]
