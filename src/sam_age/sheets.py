@@ -13,6 +13,7 @@ Cell = tuple[Image.Image, str]
 """A picture and its caption; the caption may hold line breaks."""
 
 _MARGIN = 4  # pixels
+SMALLEST = 12  # of captions: smaller ones lose the space between words
 
 
 def to_images(faces: Tensor) -> list[Image.Image]:
@@ -62,7 +63,7 @@ def sheet(rows: Sequence[Sequence[Cell]], cell: int = 256) -> Image.Image:
     """
     if not rows or not any(rows):
         raise ValueError("A sheet needs at least one picture.")
-    font = ImageFont.load_default(size=max(10, cell // 16))
+    font = ImageFont.load_default(size=max(SMALLEST, cell // 16))
     lines = max(caption.count("\n") + 1 if caption else 0 for row in rows for _, caption in row)
     line_height = sum(font.getmetrics()) + 1
     fitted = [[(_fit(picture, cell), caption) for picture, caption in row] for row in rows]

@@ -109,7 +109,7 @@ def _figures(results: Mapping[str, Any]) -> str:
     ]
     if (rate := results["verification_rate"]) is not None:
         honest = results["baselines"].get("truth", {}).get("verification_rate")
-        more = "recognised at 0.1 % false matches" + _if(honest, "; of true portraits at those ages, {:.0%} are")
+        more = "recognised at 0.1 % false matches" + _if(honest, "; of true portraits at those ages, {:.1%} are")
         cards.append(_card("Still the same person", f"{100 * rate:.1f} <small>%</small>", more))
     elif results["identity_cosine"] is not None:
         cards.append(_card("Likeness to the input", f"{results['identity_cosine']:.2f}", "cosine of embeddings"))

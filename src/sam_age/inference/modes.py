@@ -114,9 +114,10 @@ class FaceMode(Mode):
         for number, age in enumerate(self.ages):
             some = images[number * wide : (number + 1) * wide]
             cells = [(image, f"age {age:g}\n{text}".strip()) for image, text in zip(some, captions, strict=True)]
-            rows.append([(face, "input"), *cells])
+            first = (Image.new("RGB", face.size, "white"), "") if rows else (face, "input")
+            rows.append([first, *cells])
         if wide == 1:
-            rows = [[(face, "input"), *(row[1] for row in rows)]]
+            rows = [[rows[0][0], *(row[1] for row in rows)]]
         return Made(list(zip(self.labels(), images, strict=True)), sheet(rows) if self.sheet else None)
 
 
@@ -239,7 +240,14 @@ class Edit(FaceMode):
                 how = {name: options[name] for name in ("layers", "when")}
                 codes = pipeline.move(faces, self.ages, self.direction, options["amount"], **how)
             images = [pipeline.synthesize(rows) for rows in codes]
-        return [self._laid_out(face, row, [""]) for face, row in zip(faces, images, strict=True)]
+        return [self._laid_out(face, row, [self.caption()]) for face, row in zip(faces, images, strict=True)]
+
+    def caption(self) -> str:
+        """What is done, for the sheets."""
+        kind, amount = self.options["kind"], self.options["amount"]
+        if kind == "patch":
+            return f"{self.options['where']} alone"
+        return f"{amount:.0%} of the way" if kind == "dial" else f"direction {amount:+g}"
 
 
 class Animate(Mode):
