@@ -52,6 +52,7 @@ PARTS = (
     *(Part(f"growth-batch-{n}", "training_step", (*GROWING, "--batch", f"{n}"), 45) for n in (1, 2, 4, 8)),
     *(Part(f"growth-pixels-{n}", "inference", ("--pixels", f"{n}"), 40) for n in (256, 512, 1024)),
     Part("loader", "loader", (), 60, sized=False),
+    Part("gan", "gan_step", ("--pixels", "32", "64", "128", "256"), 60, sized=False),
 )
 NAMES = [part.name for part in PARTS]
 DONE = "measured"

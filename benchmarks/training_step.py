@@ -38,6 +38,7 @@ from sam_age.models.fused import reason_against
 from sam_age.models.identity import face_crop
 from sam_age.models.sam import with_age
 from sam_age.modules.aging import COMPILED, AgingModule
+from sam_age.modules.ranks import RecordedDDP
 
 MODULE = "benchmarks.training_step"
 GB = 1e9
@@ -48,6 +49,8 @@ OPTIMIZERS = ("ranger", "adam", "adamw", "schedule_free")
 def main() -> None:
     given = _parser().parse_args()
     result = measure(given)
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        return  # the first process speaks for all
     report(result, *filter(None, ([row(result)], goals(result))))
 
 
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, help="steps before them; 5, or 12 where they are recorded")
     parser.add_argument("--size", choices=SIZES, default="1024", help="conf/model/sam_<size>.yaml")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--devices", type=int, default=1, help="so many of them, a process and a batch each")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="ranger", help="conf/optimizer/<name>.yaml")
     parser.add_argument(
         "--compile", default="no", metavar="MODE", help="no, or a mode of torch.compile: default, max-autotune, ..."
@@ -97,7 +101,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         torch.set_float32_matmul_precision("highest" if given.no_tf32 else "high")  # as sam-train sets it
         torch.backends.cudnn.allow_tf32 = not given.no_tf32
     optimizer, optimizer_name = optimizer_factory(given.optimizer)
-    check = not given.no_sync_check and given.profile is None
+    check = not given.no_sync_check and given.profile is None and given.devices == 1
     sam = random_sam(given.size)
     sam.decoder.fused = {"auto": "auto", "true": True, "false": False}[given.generator]
     module = TimedStep(
@@ -112,7 +116,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     module.profiled = None if given.profile is None else warmup + given.steps
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
-        devices=1,
+        devices=given.devices,
+        strategy=RecordedDDP() if given.devices > 1 else "auto",
+        use_distributed_sampler=False,  # every process has its batch
         precision="bf16-mixed" if given.fast else given.precision,
         max_steps=warmup + given.steps + extra,
         logger=False,
@@ -126,7 +132,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     if not math.isfinite(losses["train/total"]):
         raise RuntimeError(f"The loss is {losses['train/total']}: what was timed is not training.")
     seconds = module.clock.seconds()
-    rate = given.batch / module.clock.whole_seconds() * len(seconds)
+    rate = given.devices * given.batch / module.clock.whole_seconds() * len(seconds)
     flops = flops_a_face(given.size)
     peaks = None if given.no_peaks else measured(device)
     unit = "bfloat16" if "bf16" in str(trainer.precision) else "float32"
@@ -139,6 +145,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "size": given.size,
         "device": device,
         "batch": given.batch,
+        "devices": given.devices,
         "precision": trainer.precision,
         "optimizer": optimizer_name,
         "compile": given.compile,
@@ -152,7 +159,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "flops_an_image": flops,
         "flops_per_second": rate * flops,
         "peaks": peaks,
-        "share_of_peak": None if peaks is None else rate * flops / peaks[f"{unit}_flops"],
+        "share_of_peak": None if peaks is None else rate * flops / given.devices / peaks[f"{unit}_flops"],
         "memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         "memory_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
         "memory_bytes_before": module.memory_before,

@@ -395,3 +395,52 @@ def test_the_generator_benchmark_runs_on_a_cpu_where_nothing_is_fused():
     result = json.loads(run(["-m", "benchmarks.generator", *arguments]).stdout)
     assert [row["whole"] for row in result["whole"]] == ["forward", "both ways"]
     assert result["notes"] == []
+
+
+def test_a_gans_step_is_made_of_its_parts():
+    from benchmarks import gan_step
+
+    given = gan_step._parser().parse_args(["--pixels", "8", "--batch", "4", "--device", "cpu", "--repeats", "2"])
+    (found,) = gan_step.measure(given)["sizes"]
+    assert set(found["parts_seconds"]) == set(gan_step.PARTS)
+    parts = {name: part["median"] for name, part in found["parts_seconds"].items()}
+    whole = parts["tell_apart"] + parts["deceive"] + parts["regularise_scores"] / 16 + parts["regularise_paths"] / 8
+    assert found["step_seconds"] == pytest.approx(whole)
+    assert found["faces_per_second"] == pytest.approx(4 / whole)
+
+
+def test_a_gans_parts_come_as_often_as_in_the_experiment():
+    from benchmarks import gan_step
+    from benchmarks.networks import config
+
+    module = config("module", "gan") | config("experiment", "lifespan_gan")["module"]
+    assert gan_step.PARTS["regularise_scores"] == module["r1_every"]
+    assert gan_step.PARTS["regularise_paths"] == module["path_every"]
+    assert gan_step.made_up(8).path_share == module["path_share"]
+
+
+def test_scaling_compares_several_devices_with_one(monkeypatch):
+    from benchmarks import scaling
+
+    speeds = {1: 80.0, 2: 152.0, 4: 280.0}
+    asked = []
+
+    def step(count, options):
+        asked.append((count, options))
+        return {"images_per_second": speeds[count], "batch": 16, "step_seconds": {"median": 0.2}}
+
+    monkeypatch.setattr(scaling, "step", step)
+    rows = scaling.measure([4, 2], ["--fast"])["rows"]
+    assert asked == [(1, ["--fast"]), (2, ["--fast"]), (4, ["--fast"])]
+    assert [row["times one"] for row in rows] == pytest.approx([1.0, 1.9, 3.5])
+
+
+@pytest.mark.slow
+def test_two_processes_take_a_step_together():
+    done = run(["-W", "ignore", "-m", "benchmarks.scaling", "--devices", "2", *STEP])
+    runs = json.loads(done.stdout)["runs"]
+    assert [runs[count]["devices"] for count in ("1", "2")] == [1, 2]
+    for count in (1, 2):  # each process has a batch of two
+        found = runs[str(count)]
+        assert found["images_per_second"] == pytest.approx(2 * count / found["step_seconds"]["median"], rel=0.7)
+    assert "| times one |" in done.stderr

@@ -15,6 +15,8 @@ FOLDER = next(p for p in (_PACKAGE / "benchmarks", _PACKAGE.parents[1] / "benchm
 BENCHMARKS = {
     "all": ("everything", "what is measured on a GPU, part by part, each written to a folder as soon as it is done"),
     "step": ("training_step", "a training step of SAM: images a second, memory, share of the card's peak"),
+    "scaling": ("scaling", "a training step on one GPU and on several, in one run"),
+    "gan": ("gan_step", "a GAN's step, part by part"),
     "agreement": ("agreement", "does the fast step learn as the plain one: losses of 200 steps of both"),
     "generator": ("generator", "the generator alone: plain and fused, layer by layer, share of the card's peaks"),
     "inference": ("inference", "one face and many at several ages: outputs a second, latency"),
