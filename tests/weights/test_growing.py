@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sam_age.errors import InputError
-from sam_age.models.ops import Upsample
+from sam_age.models.ops import Upsample, fir_kernel, upfirdn2d
 from sam_age.models.stylegan2 import Discriminator, Generator
 from sam_age.weights.growing import grow
 from sam_age.weights.storing import save
@@ -42,6 +42,25 @@ def test_a_grown_discriminator_scores_maps_of_the_old_size_as_the_smaller_one_do
     for part in ("final_conv", "final_linear"):
         pairs = zip(getattr(small, part).parameters(), getattr(large, part).parameters(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_grown_discriminator_scores_a_picture_as_the_smaller_one_scores_it_made_small(
+    size: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    taps, shape = (1, 2, 4, 3), {"channel_multiplier": 0.03, "channel_max": 16}
+    small, large = Discriminator(16, blur_kernel=taps, **shape), Discriminator(size, blur_kernel=taps, **shape)
+    torch.nn.init.normal_(small.convs[0][1].bias)
+    grow(large, save(small, tmp_path / "small.safetensors"))
+    pictures = torch.randn(4, 3, size, size).double()
+    reduced = pictures
+    while reduced.shape[-1] > 16:
+        reduced = upfirdn2d(reduced, fir_kernel(taps).double(), down=2, pad=(1, 1))
+    torch.testing.assert_close(large.double()(pictures), small.double()(reduced), rtol=1e-6, atol=1e-8)
+    large(pictures).sum().backward()  # and nothing new is stuck
+    new = [p for block in large.convs[: 1 + size // 32] for name, p in block.named_parameters()]
+    assert all(p.grad.abs().max() > 0 for p in new)
 
 
 @pytest.mark.parametrize(
