@@ -216,10 +216,12 @@ def test_gradients_of_gradients_are_refused_not_wrong() -> None:
 
 
 @outside
-def test_the_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("name", ["test_fused.py", "test_fused_learning.py"])
+def test_the_kernels_in_the_interpreter(name: str) -> None:
     """What is marked above, in a process where Triton interprets."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", __file__]
+    file = Path(__file__).with_name(name)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", str(file)]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False)
     if "only 0-dimensional arrays can be converted" in done.stdout:

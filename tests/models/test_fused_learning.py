@@ -30,6 +30,15 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several programs, and several blocks in one, even for small maps: the interpreter takes long for large ones."""
+    if HERE:
+        monkeypatch.setattr(learning, "ELEMENTS", 128)
+        monkeypatch.setattr(learning, "BACK_ELEMENTS", 64)
+        monkeypatch.setattr(learning, "CHUNK", 2)
+
+
 @pytest.fixture
 def exact():
     """No TF32 on GPUs."""

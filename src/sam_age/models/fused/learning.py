@@ -19,7 +19,7 @@ from sam_age.models.convolve import takes_second_gradients
 from sam_age.models.fused import DTYPES
 
 LAST = torch.channels_last
-ELEMENTS = 2048  # pixels x channels of a program's block
+ELEMENTS = 2048  # pixels x channels of a program's block, on small maps too: each shape of blocks is compiled anew
 BACK_ELEMENTS = 1024  # the same on the way back, where there are sums to carry
 CHUNK = 16  # blocks of one program on the way back
 WIDEST = 64  # channels of a block
@@ -68,7 +68,7 @@ class _Resample(torch.autograd.Function):
         count, channels, height, width = x.shape
         made = torch.empty((count, channels, *size), dtype=x.dtype, device=x.device, memory_format=LAST)
         block_c = _channels(channels)
-        block_w = min(_power(size[1]), ELEMENTS // block_c)
+        block_w = ELEMENTS // block_c
         with _on(x):
             kernels.resample[(size[0] * -(-size[1] // block_w), count, channels // block_c)](
                 x, made, kernel, height, width, *size, before, channels,
@@ -204,7 +204,7 @@ def _blocks(x: Tensor, elements: int, chunk: int) -> tuple[int, int, int, int, i
     """N, C, H W; pixels and channels of a block; programs that take `chunk` blocks each."""
     count, channels, height, width = x.shape
     pixels, block_c = height * width, _channels(channels)
-    block_p = min(_power(pixels), elements // block_c)
+    block_p = elements // block_c
     blocks = -(-pixels // block_p)
     return count, channels, pixels, block_p, block_c, -(-blocks // min(chunk, blocks))
 
@@ -212,11 +212,6 @@ def _blocks(x: Tensor, elements: int, chunk: int) -> tuple[int, int, int, int, i
 def _channels(channels: int) -> int:
     """Of a block: the largest power of two that divides them, up to the widest."""
     return min(channels & -channels, WIDEST)
-
-
-def _power(number: int) -> int:
-    """The power of two that is not below it."""
-    return 1 << (number - 1).bit_length()
 
 
 def _on(x: Tensor) -> Any:
