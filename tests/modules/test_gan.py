@@ -181,6 +181,18 @@ def test_codes_mix_two_styles_at_one_layer_as_often_as_asked() -> None:
     assert changes.any(0).all()  # anywhere
 
 
+def test_without_pixel_noise_no_layer_shows_any_whatever_it_began_with(faces: torch.Tensor) -> None:
+    module, usual = tiny_gan(pixel_noise=False), tiny_gan()
+    for network in (module.generator, module.generator_ema):  # as weights to start from may have
+        torch.nn.init.ones_(network.conv1.noise.weight)
+    for other in (module, usual):
+        fit(other, faces, steps=4)
+    w_plus = torch.randn(2, module.generator.n_latent, 8)
+    for network in (module.generator, module.generator_ema):
+        assert torch.equal(network.synthesize(w_plus, "random"), network.synthesize(w_plus, "stored"))
+    assert not torch.equal(usual.generator.synthesize(w_plus, "random"), usual.generator.synthesize(w_plus, "stored"))
+
+
 def test_bfloat16_training_stays_close_to_float32(faces: torch.Tensor) -> None:
     full, half = tiny_gan(), tiny_gan()
     fit(full, faces, steps=3)

@@ -116,6 +116,7 @@ class GANModule(Stage):
         path_share: it uses a batch this many times smaller.
         path_decay: share of a new batch in the running mean of path lengths.
         mixing: probability that an image's layers take their style from two codes.
+        pixel_noise: draw StyleGAN2's noise, and learn how strongly each layer shows it; False: no layer shows any.
         ema_half_life: of the averaged generator, in images; None follows
         ema_ramp: in the beginning the half-life is this share of the images seen.
         fakes_per_face: made for KID for each held-out face.
@@ -144,6 +145,7 @@ class GANModule(Stage):
         path_share: int = 2,
         path_decay: float = 0.01,
         mixing: float = 0.9,
+        pixel_noise: bool = True,
         ema_half_life: float = 10_000,
         ema_ramp: float = 0.05,
         fakes_per_face: int = 4,
@@ -176,6 +178,9 @@ class GANModule(Stage):
         self.r1_gamma, self.r1_every = r1_gamma, r1_every
         self.path_weight, self.path_every, self.path_share = path_weight, path_every, path_share
         self.path_decay, self.mixing = path_decay, mixing
+        self.noise = "random" if pixel_noise else "stored"  # where no layer shows it, drawing it is of no use
+        if not pixel_noise:
+            self.silence()
         self.ema_half_life, self.ema_ramp = ema_half_life, ema_ramp
         self.fakes_per_face, self.seed = fakes_per_face, seed
         self.compiled, self.channels_last, self.graphed = compiled, channels_last, graphed
@@ -226,7 +231,7 @@ class GANModule(Stage):
     def tell_apart(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
         """The discriminator's loss, and its scores of faces and of as many fakes."""
         with torch.no_grad():
-            fakes = self.make(self.codes_beside(faces), noise="random")
+            fakes = self.make(self.codes_beside(faces), noise=self.noise)
         real_scores, fake_scores = self.scores(self.augmented(faces), self.augmented(fakes))
         loss = real_loss(real_scores) + fake_loss(fake_scores)
         found = {"discriminator_loss": loss, "real_scores": real_scores, "fake_scores": fake_scores}
@@ -249,7 +254,7 @@ class GANModule(Stage):
 
     def deceive(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
         """The generator's loss, of as many fakes as there are faces."""
-        fakes = self.make(self.codes_beside(faces), noise="random")
+        fakes = self.make(self.codes_beside(faces), noise=self.noise)
         loss = real_loss(self.score(self.augmented(fakes)))
         return gradients_of(loss, self.side(MAKING)), {"generator_loss": loss.detach()}
 
@@ -257,7 +262,7 @@ class GANModule(Stage):
         """Path lengths drawn towards their running mean, on a smaller batch; in float32."""
         with torch.autocast(self.device.type, enabled=False), differentiable_twice():
             w_plus = self.codes(max(1, len(faces) // self.path_share))
-            images = self.generator.synthesize(w_plus, noise="random")
+            images = self.generator.synthesize(w_plus, noise=self.noise)
             lengths = path_lengths(images, w_plus, torch.randn_like(images))
             here = lengths.detach().mean()
             mean = self.progress.path_length.lerp(here, self.path_decay)
@@ -284,7 +289,14 @@ class GANModule(Stage):
 
     def side(self, which: int) -> list[nn.Parameter]:
         """What learns on that side."""
-        return list((self.discriminator if which == JUDGING else self.generator).parameters())
+        network = self.discriminator if which == JUDGING else self.generator
+        return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def silence(self) -> None:
+        """Have no layer of the generator, nor of its average, show noise, and none learn to."""
+        for network in (self.generator, self.generator_ema):
+            for layer in (network.conv1, *network.convs):
+                layer.noise.weight.requires_grad_(False).zero_()
 
     def descend(self, gradients: Gradients, side: int, *, counts: bool = False) -> None:
         """One step of a side's optimizer. counts: in `global_step`.
@@ -353,6 +365,8 @@ class GANModule(Stage):
     def on_fit_start(self) -> None:
         if str(self.trainer.precision).startswith("16"):
             raise InputError("Gradients of gradients overflow float16: set trainer.precision=bf16-mixed or 32-true.")
+        if self.noise == "stored":
+            self.silence()  # weights that the run was told to start from may show some
         if self.compiled:
             self.make, self.score = torch.compile(self.make), torch.compile(self.score)
         if self.innermost:  # from its first map on, every other follows

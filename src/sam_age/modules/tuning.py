@@ -76,7 +76,7 @@ class TuningModule(GANModule):
     def deceive(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:
         """The loss of generator and encoder: the discriminator's belief, and how unlike their faces the fakes are."""
         w_plus = self.codes_beside(faces)
-        fakes = self.make(w_plus, noise="random")
+        fakes = self.make(w_plus, noise=self.noise)
         loss = real_loss(self.score(self.augmented(fakes)))
         sources = face_pool(self.rebuilt(faces))
         count = len(sources)

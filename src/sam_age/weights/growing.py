@@ -3,8 +3,8 @@
 Most of what a generator learns shows at half of the size already, where a step costs a quarter. Progressive growing
 (Karras et al. 2018) did it layer by layer within one run; here it is one run after another, and nothing is faded in:
 the generator begins with the old pictures, enlarged, and the discriminator with the old scores of pictures made small
-(the idea of Chen et al. 2016, "Net2Net"). A discriminator whose new layers were left as drawn told nothing apart for 500
-steps, and its generator unlearnt meanwhile.
+(the idea of Chen et al. 2016, "Net2Net"). A discriminator whose new layers were left as drawn told nothing apart for
+500 steps, and its generator unlearnt meanwhile.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def grow(network: Generator | Discriminator, weights: str | Path) -> None:
     if small >= large:
         raise InputError(f"{path} is for {small} pixels, and this {kind} for {large}: there is nothing to grow.")
     state, own = {name: tensor.float() for name, tensor in found.state.items()}, network.state_dict()
-    colours, levels = [state.get(f"convs.0.{part}") for part in ("0.weight", "1.bias")], (large // small).bit_length() - 1
+    colours = [state.get(f"convs.0.{part}") for part in ("0.weight", "1.bias")]
+    levels = (large // small).bit_length() - 1
     if isinstance(network, Discriminator):
         state = _from_the_top(state, levels)
     state = {name: tensor for name, tensor in state.items() if name != "latent_avg"}
@@ -91,8 +92,8 @@ GAIN = 1.2 * math.sqrt(2)
 
 @torch.no_grad()
 def _hand_colours_on(network: Discriminator, weight: Tensor, bias: Tensor, levels: int) -> None:
-    """Set a discriminator's first layers, as many blocks as there are new levels, so that what the last of them gives is
-    what the smaller one's first layer makes of the small picture.
+    """Set a discriminator's first layers, as many blocks as there are new levels, so that what the last of them gives
+    is what the smaller one's first layer makes of the small picture.
 
     Args:
         weight, bias: of that layer, (O, 3, 1, 1) as stored, and (O,).
