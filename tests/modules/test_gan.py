@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from sam_age.cli.train import train
@@ -179,6 +180,23 @@ def test_codes_mix_two_styles_at_one_layer_as_often_as_asked() -> None:
     assert changes.sum(1).max() == 1
     assert abs(changes.any(1).float().mean() - 0.75) < 0.03
     assert changes.any(0).all()  # anywhere
+
+
+def test_styles_go_back_in_float32_under_autocast(faces: torch.Tensor) -> None:
+    """What the mapping network's products are given is float32, both ways."""
+    module = tiny_gan()
+    products: list[torch.dtype] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                products.append(args[-1].dtype)
+            return function(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), Watch():
+        module.take_part(faces, name="deceive")
+    assert len(products) > 40
+    assert set(products) == {torch.float32}
 
 
 def test_without_pixel_noise_no_layer_shows_any_whatever_it_began_with(faces: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
 
 from sam_age.errors import InputError
-from sam_age.modules.stage import move_average, take_weights, write_weights
+from sam_age.models.ops import EqualLinear
+from sam_age.modules.stage import Stage, move_average, take_weights, write_weights
 from tests.modules.test_aging import loader, tiny_module
 
 
@@ -34,6 +37,43 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     write_weights(tiny_module(), tmp_path, half=True)
     with pytest.raises(InputError, match=r"lacks ema_encoder\.safetensors: give the folder weights/"):
         take_weights(tiny_module(ema_decay=0.9), tmp_path)
+
+
+class Styles(Stage):
+    """One float32 layer, whose gradients it takes itself, within Lightning's autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.layer = EqualLinear(64, 64)
+        self.cast_as_it_is: torch.Tensor | None = None
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        assert torch.is_autocast_enabled("cpu")
+        loss = self.layer(batch[0]).square().sum()
+        (self.cast_as_it_is,) = torch.autograd.grad(loss, self.layer.weight, retain_graph=True)
+        self.manual_backward(loss)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_what_ran_in_float32_goes_back_in_float32() -> None:
+    torch.manual_seed(0)
+    stage, codes = Styles(), torch.randn(8, 64)
+    twin = copy.deepcopy(stage.layer).double()
+    (want,) = torch.autograd.grad(twin(codes.double()).square().sum(), twin.weight)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, precision="bf16-mixed", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(stage, DataLoader(TensorDataset(codes), batch_size=8))
+
+    def off(gradient: torch.Tensor) -> float:
+        return ((gradient.double() - want).norm() / want.norm()).item()
+
+    assert off(stage.cast_as_it_is) > 1e-4  # what it is about: PyTorch casts on the way back too
+    assert off(stage.layer.weight.grad) < 1e-6
 
 
 def test_an_average_moves_by_its_share_and_copies_statistics() -> None:

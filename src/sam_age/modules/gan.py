@@ -25,7 +25,7 @@ from sam_age.evaluation.kid import KernelDistance, embed
 from sam_age.models.convolve import differentiable_twice, weights_left_out
 from sam_age.models.stylegan2 import GROUP, Discriminator, Generator, side_by_side, taken_apart
 from sam_age.modules.ranks import average_over_ranks
-from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed, move_average
+from sam_age.modules.stage import OptimizerFactory, Stage, mix_seed, move_average, without_casts
 from sam_age.weights.growing import grow
 
 Batch = Mapping[str, Tensor]
@@ -83,7 +83,8 @@ def path_lengths(images: Tensor, w_plus: Tensor, directions: Tensor) -> Tensor:
 def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
     """With respect to these alone, laid out as they are, which fused optimizers ask for. None: the loss does not depend
     on that one."""
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    with without_casts(loss.device.type):
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [
         gradient if gradient is None or gradient.stride() == parameter.stride()
         else torch.empty_like(parameter).copy_(gradient)

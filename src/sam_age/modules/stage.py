@@ -96,6 +96,13 @@ class Stage(pl.LightningModule):
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.rate()
         return torch.tensor(optimizer.param_groups[0]["lr"])
 
+    # ---- the way back ------------------------------------------------------------------------------
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """As `without_casts` says; `manual_backward` comes here."""
+        with without_casts(self.device.type):
+            loss.backward(*args, **kwargs)
+
     # ---- averages ----------------------------------------------------------------------------------
 
     def decay(self) -> float:
@@ -225,6 +232,16 @@ def weights_to_train(optimizer: Optimizer) -> Iterator[None]:
     finally:
         if keeps_two:
             optimizer.eval()
+
+
+def without_casts(device: str) -> torch.autocast:
+    """Autocast off, for the way back: each operation goes back in the types in which it came.
+
+    Where autocast is on it casts there, too. The matrix products of layers that run in float32 on purpose (those that
+    make styles) went back in half precision, in worker threads perhaps in float16, and maps were copied to float32 to
+    be summed: a fifth of what a small GAN's step launched.
+    """
+    return torch.autocast(device, enabled=False)
 
 
 @torch.no_grad()
