@@ -58,6 +58,23 @@ def test_a_folder_is_mirrored_with_one_picture_per_age_and_a_sheet(
         assert image.size == (32, 32)  # the generator's own size
 
 
+def test_recording_is_the_pipelines_and_is_yes_or_no(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch
+) -> None:
+    make, asked = AgingPipeline.from_pretrained, []
+
+    def from_pretrained(*given, **how):
+        asked.append(how["graphed"])
+        return make(*given, **how)
+
+    monkeypatch.setattr(AgingPipeline, "from_pretrained", from_pretrained)
+    for number, graphed in enumerate(("false", "true")):
+        aged(checkpoint, photos, tmp_path / str(number), "target_ages=[5]", f"graphed={graphed}")
+    assert asked == [False, True]
+    with pytest.raises(InputError, match="graphed is true or false, not 'cuda'"):
+        aged(checkpoint, photos, tmp_path / "2", "graphed=cuda")
+
+
 def test_one_bad_photo_does_not_stop_the_rest(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").write_text("not a picture")
     Image.new("RGB", (300, 300), "grey").save(photos / "empty.png")
