@@ -136,7 +136,10 @@ def test_another_face_of_the_photo_is_chosen(page) -> None:
     both = Image.new("RGB", (924, 512))
     both.paste(astronaut, (0, 0))
     both.paste(astronaut.resize((400, 400)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), (512, 50))
+    page.click("#sa-people [data-pick='0']")
+    page.wait_for_selector("#sa-aged")
     drop(page, "two.png", png(both))
+    page.locator("#sa-people [aria-pressed]").wait_for(state="detached")  # no portrait is the chosen one any more
     page.locator("#sa-found", has_text="2 faces found; number 1 is taken").wait_for()
     page.wait_for_selector("#sa-aged")
     first, shown = aged(page), page.get_attribute("#sa-aged", "src")
@@ -161,6 +164,9 @@ def test_film_reference_and_the_photo_itself(seated) -> None:
     page.click("#sa-others [data-pick='1']")
     changed_from(page, shown)
     assert (aged(page) != before).any()
+    assert page.locator("#sa-others [aria-pressed]").get_attribute("data-pick") == "1"
+    page.get_by_role("button", name="Give it back").click()
+    page.locator("#sa-others [aria-pressed]").wait_for(state="detached")
 
     page.get_by_role("tab", name="In the photo").click()
     page.click("#sa-place")
@@ -178,6 +184,7 @@ def test_a_hostile_upload_named_png_is_refused_with_a_message(page, kind: str) -
     assert uploads() == []
     page.click("[data-pick='0']")  # the page goes on
     page.locator("#sa-notice [role=alert]").wait_for(state="detached")
+    assert page.locator("#sa-people [aria-pressed]").get_attribute("data-pick") == "0"
 
 
 @browser_needed

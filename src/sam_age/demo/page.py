@@ -75,8 +75,9 @@ class _Page:
         if self.studio.samples:
             _title("Or a portrait of nobody")
         self.samples = gr.HTML(
-            view.samples(self.studio.samples, "Portrait"), js_on_load=view.CLICKS, visible=bool(self.studio.samples)
-        )
+            view.samples(self.studio.samples, "Portrait"), js_on_load=view.CLICKS,
+            visible=bool(self.studio.samples), elem_id="sa-people",
+        )  # fmt: skip
 
     def _at_which_age(self) -> None:
         self.pair = gr.HTML(view.pair(None, None), js_on_load=view.CLICKS, elem_id="sa-pair")
@@ -142,6 +143,7 @@ class _Page:
                 show_progress_on=self.pair,
             )
         )  # fmt: skip
+        self.upload.upload(None, js=view.unmark("sa-people"), **quick)
         then_draw(self.samples.click(self.pick, self.sitting, seated, **quick, show_progress_on=self.pair))
         then_draw(self.faces.input(self.choose, [self.faces, self.sitting], seated, **quick))
         for slider in (self.age, self.amount, self.share):  # at every step; what is passed meanwhile is left out
@@ -153,6 +155,8 @@ class _Page:
         self.make.click(self.make_film, [*settings, self.kind], self.film, **long, **still)
         borrowing = [self.borrowed, self.notice, self.reference, self.share, self.give_back]
         redraw = (self.draw, settings, self.pair)
+        for event in (self.other.upload, self.give_back.click):
+            event(None, js=view.unmark("sa-others"), **quick)
         self.other.upload(self.borrow, self.other, [self.other, *borrowing], **quick).success(*redraw, **quick, **still)
         self.others.click(self.borrow_sample, None, borrowing, **quick).success(*redraw, **quick, **still)
         self.give_back.click(self.borrow_none, None, borrowing, **quick).success(*redraw, **quick, **still)

@@ -19,6 +19,11 @@ CLICKS = """
 element.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (!button) return;
+  const row = button.closest('.sa-samples');
+  if (row) {
+    row.querySelectorAll('[aria-pressed]').forEach(other => other.removeAttribute('aria-pressed'));
+    button.setAttribute('aria-pressed', 'true');
+  }
   if (button.dataset.pick !== undefined) trigger('click', {number: Number(button.dataset.pick)});
   if (button.dataset.save !== undefined) {
     const link = document.createElement('a');
@@ -28,7 +33,14 @@ element.addEventListener('click', event => {
   }
 });
 """
-"""What the page's own buttons do: say their number, or save a picture that the page holds."""
+"""What the page's own buttons do: say their number, which is marked among portraits, or save a picture that the page
+holds."""
+
+
+def unmark(element: str) -> str:
+    """JavaScript: no portrait in the element of that name is the chosen one any more."""
+    chosen = f"document.querySelectorAll('#{element} [aria-pressed]')"
+    return f"() => {{ {chosen}.forEach(button => button.removeAttribute('aria-pressed')); }}"
 
 
 def data_uri(image: Image.Image, kind: str = "auto") -> str:
