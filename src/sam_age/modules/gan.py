@@ -214,8 +214,8 @@ class GANModule(Stage):
         if step % self.path_every == 0 and self.path_weight:
             gradients, paths = self.part(faces, name="regularise_paths")
             self.descend(gradients, MAKING)
-            self.progress.path_length.copy_(self.over_ranks(paths.pop("mean")))
-            self.lazy |= paths
+            self.progress.path_length.copy_(self.over_ranks(paths["mean"]))
+            self.lazy |= {name: value for name, value in paths.items() if name != "mean"}
 
         self.update_average(len(faces) * self.trainer.world_size)
         if self.augment is not None:
@@ -226,7 +226,7 @@ class GANModule(Stage):
     # ---- its parts: gradients of one network's parameters, and what else there is to know ------------
 
     def take_part(self, faces: Tensor, *, name: str) -> tuple[Gradients, Any]:
-        """One of the next four, of a batch of faces; what `Graphed` records."""
+        """One of the next four, of a batch of faces; what `Graphed` records: its results are to be left as they are."""
         return getattr(self, name)(faces)
 
     def tell_apart(self, faces: Tensor) -> tuple[Gradients, dict[str, Tensor]]:

@@ -31,7 +31,8 @@ class Graphed:
         kinds: sets of constants that will come. Recording waits for so many of them (but not for ever), as a plain call
             of another kind needs its memory beside that of what is recorded.
 
-    A call returns tensors that the next call with the same constants overwrites. Each set of constants (one where aging
+    A call returns the same containers of the same tensors as the one before it with the same constants, whose values it
+    overwrites: they are to be read, not changed. Each set of constants (one where aging
     is True, one where it is False) has a recording of its own; they share memory, as only one of them runs at a time,
     and the gradients they leave are in the same places.
     """
