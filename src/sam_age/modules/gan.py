@@ -206,7 +206,8 @@ class GANModule(Stage):
         gradients, found = self.part(faces, name="tell_apart")
         self.descend(gradients, JUDGING)
         if step % self.r1_every == 0:
-            gradients, self.lazy["r1"] = self.part(faces, name="regularise_scores")
+            gradients, r1 = self.part(faces, name="regularise_scores")
+            self.lazy["r1"] = r1.clone()  # logged when other parts have written over it
             self.descend(gradients, JUDGING)
 
         gradients, deceit = self.part(faces, name="deceive")
@@ -215,7 +216,7 @@ class GANModule(Stage):
             gradients, paths = self.part(faces, name="regularise_paths")
             self.descend(gradients, MAKING)
             self.progress.path_length.copy_(self.over_ranks(paths["mean"]))
-            self.lazy |= {name: value for name, value in paths.items() if name != "mean"}
+            self.lazy |= {name: value.clone() for name, value in paths.items() if name != "mean"}
 
         self.update_average(len(faces) * self.trainer.world_size)
         if self.augment is not None:

@@ -32,9 +32,9 @@ class Graphed:
             of another kind needs its memory beside that of what is recorded.
 
     A call returns the same containers of the same tensors as the one before it with the same constants, whose values it
-    overwrites: they are to be read, not changed. Each set of constants (one where aging
-    is True, one where it is False) has a recording of its own; they share memory, as only one of them runs at a time,
-    and the gradients they leave are in the same places.
+    overwrites: they are to be read, not changed. Each set of constants (one where aging is True, one where it is False)
+    has a recording of its own; they share memory, as only one of them runs at a time, and the gradients they leave are
+    in the same places. So what one returned may also be gone when another has run: it is to be used or copied before.
     """
 
     def __init__(self, function: Callable[..., Any], parameters: Iterable[nn.Parameter], kinds: int = 1) -> None:
