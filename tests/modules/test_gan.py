@@ -393,7 +393,7 @@ def test_weights_of_another_size_or_stage_are_refused(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("experiment", "size", "millions", "faces"),
-    [("lifespan_gan_32", 32, 5.3, 32), ("lifespan_gan", 256, 5.8, 32), ("ffhq_gan", 1024, 30.4, 4)],
+    [("lifespan_gan_64", 64, 5.6, 32), ("lifespan_gan", 256, 5.8, 16), ("ffhq_gan", 1024, 30.4, 4)],
 )
 def test_the_experiments_are_stylegan2s_recipe_at_their_sizes(
     experiment: str, size: int, millions: float, faces: int
