@@ -159,6 +159,17 @@ def test_the_sources_features_are_computed_once_for_both_passes() -> None:
     assert perceptual.seen == 2 * (2 + 2)  # whole and crop of each
 
 
+def test_codes_are_drawn_to_where_they_are_expected() -> None:
+    losses = AgingLosses(BrightnessAge(), **only(age=1.0), code=3.0)
+    faces, ages, w_plus = torch.rand(2, 3, 256, 256), torch.tensor([20.0, 70.0]), torch.randn(2, 8, 4)
+    source, settings = losses.describe(faces), {"latent_avg": torch.zeros(8, 4), "aging": True}
+    without, terms = losses(faces, w_plus, source, ages, **settings)
+    assert "code" not in terms
+    loss, terms = losses(faces, w_plus, source, ages, **settings, expected=torch.zeros(2, 8, 4))
+    torch.testing.assert_close(loss - without, 3 * w_plus.square().mean())
+    torch.testing.assert_close(terms["code"], w_plus.square().mean())
+
+
 def test_ageing_passes_have_weights_of_their_own() -> None:
     losses = AgingLosses(BrightnessAge(), **only(l2=1.0, l2_aging=3.0))
     keeping, _ = run(losses, aging=False)

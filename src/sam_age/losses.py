@@ -77,6 +77,8 @@ class AgingLosses(nn.Module):
         l2_aging, lpips_aging: the same in passes that change the age.
         l2_crop, lpips_crop: weights on the identity crop, in every pass.
         identity, age, w_norm: weights of the other terms.
+        code: of the mean squared distance of w+ from the code that ageing is expected to lead to, where one is given;
+            not one of the paper's terms.
         weighted_identity: relax identity with the age gap (`identity_weight`).
 
     A term whose weight is 0 is not computed. The defaults are the paper's run.
@@ -97,6 +99,7 @@ class AgingLosses(nn.Module):
         identity: float = 0.1,
         age: float = 5.0,
         w_norm: float = 0.005,
+        code: float = 0.0,
         weighted_identity: bool = True,
     ) -> None:
         super().__init__()
@@ -110,6 +113,7 @@ class AgingLosses(nn.Module):
             "identity": identity,
             "age": age,
             "w_norm": w_norm,
+            "code": code,
         }
         _check(weights, identity_net, perceptual_net)
         self.weights = weights
@@ -167,6 +171,7 @@ class AgingLosses(nn.Module):
         *,
         latent_avg: Tensor,
         aging: bool,
+        expected: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective for one pass, against the source faces.
 
@@ -177,6 +182,7 @@ class AgingLosses(nn.Module):
             target_age: (N,) years.
             latent_avg: (n_styles, D).
             aging: whether this pass changes the age (which selects `l2_aging` and `lpips_aging`).
+            expected: (N, n_styles, D), codes that w+ is to stay near; None leaves the term out.
         Returns:
             loss, a scalar; and its terms before weighting, detached, with `identity_similarity` (mean
             cosine to the source) and `age_error` (mean absolute error, years) for the log.
@@ -215,6 +221,8 @@ class AgingLosses(nn.Module):
             terms["age_error"] = (predicted_age.detach() - target_age).abs().mean()
         if weights["w_norm"]:
             add("w_norm", weights["w_norm"], w_norm(at_least_float32(w_plus), latent_avg))
+        if weights["code"] and expected is not None:
+            add("code", weights["code"], F.mse_loss(at_least_float32(w_plus), expected))
         if not weighted:
             raise ValueError("Every loss weight is 0: there is nothing to learn from.")
         loss = torch.stack(weighted).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from pytorch_optimizer import Ranger
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sam_age.data.datamodule import FacesDataModule
+from sam_age.data.drawn import DrawnFaces
+from sam_age.errors import InputError
+from sam_age.evaluation.baselines import LatentBaselines, fit_on_faces
 from sam_age.losses import AgingLosses
 from sam_age.models.encoder import GradualStyleEncoder
 from sam_age.models.sam import SAM
@@ -144,6 +149,44 @@ def tiny_module(**kwargs) -> AgingModule:
 @pytest.fixture
 def faces() -> torch.Tensor:
     return torch.rand(8, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_the_code_term_measures_from_the_mean_codes_of_the_ages(faces: torch.Tensor) -> None:
+    means = LatentBaselines(8, 16, nodes=2)
+    means.means[1] = 5.0  # a code moves by 0.05 a year
+    module = tiny_module(mean_codes=means)
+    module.losses = AgingLosses(Brightness(), Colours(), Colours(), code=1.0)
+    module._trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(model=module))
+    module.manual_backward = lambda loss: None
+    target = torch.full((8,), 100.0)
+    _, terms = module.take_gradients(faces, target, aging=True)
+    with torch.no_grad():
+        moved = module.sam.edit(faces, target) - module.sam.encode(faces)
+        years = target - Brightness()(faces)
+    torch.testing.assert_close(terms["code"], (moved - 0.05 * years[:, None, None]).square().mean())
+    _, terms = module.take_gradients(faces, target, aging=False)
+    assert "code" not in terms  # nor on the way back
+    assert "cycle_code" not in terms
+
+
+def test_mean_codes_are_those_of_the_training_faces(faces: torch.Tensor) -> None:
+    class Aged(DrawnFaces):
+        def age(self, index: int) -> float:
+            return float(10 * index)
+
+    losses = AgingLosses(Brightness(), Colours(), Colours(), code=1.0)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    module = AgingModule(tiny_sam(), losses, ranger)
+    data = FacesDataModule(Aged(11), batch_size=2, num_workers=0, flip=0.0)
+    trainer.fit(module, datamodule=data)
+    want = fit_on_faces(module.sam, data.train_set)
+    torch.testing.assert_close(module.mean_codes.means, want.means)
+    assert not any(key.startswith("mean_codes") for key in module.state_dict())
+    with pytest.raises(InputError, match=r"losses\.code=0"):
+        trainer.fit(AgingModule(tiny_sam(), losses, ranger), datamodule=FacesDataModule(DrawnFaces(11), num_workers=0))
 
 
 def test_only_the_age_encoder_moves(faces: torch.Tensor) -> None:

@@ -19,10 +19,12 @@ from torch.optim import Optimizer
 from sam_age.data.source_cache import KNOWN
 from sam_age.device import innermost_channels
 from sam_age.errors import InputError
+from sam_age.evaluation.baselines import LatentBaselines, fit_on_faces
 from sam_age.evaluation.metrics import AgeError
 from sam_age.losses import AgingLosses
 from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet
+from sam_age.models.ops import at_least_float32
 from sam_age.models.sam import SAM, face_pool
 from sam_age.modules.frozen import CastOnce
 from sam_age.modules.recompute import recompute
@@ -54,13 +56,15 @@ class AgingModule(Stage):
         cast_once: under autocast on a GPU, frozen weights cast once and not at every call, see `CastOnce`.
         recomputed: the age encoder's residual units keep their inputs alone for the way back, see `recompute`.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
+        mean_codes: the mean code of each age, for the losses' term `code`; None, where that counts: fitted as the run
+            starts, to the training faces whose age is known.
         seed: with the step, decides every random draw (see `draw`).
 
     The frozen parts stay in eval mode: the authors' `net.train()` lets the inversion encoder's batch
     statistics drift.
     """
 
-    left_out = ("losses.", "age_judge.", "identity_judge.")
+    left_out = ("losses.", "age_judge.", "identity_judge.", "mean_codes.")
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class AgingModule(Stage):
         recomputed: bool = False,
         age_judge: AgeNet | None = None,
         identity_judge: IdentityNet | None = None,
+        mean_codes: LatentBaselines | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -104,6 +109,7 @@ class AgingModule(Stage):
         self.ema_encoder = None if ema_decay is None else copy.deepcopy(sam.encoder).requires_grad_(False).eval()
         self.age_judge = None if age_judge is None else age_judge.requires_grad_(False).eval()
         self.identity_judge = None if identity_judge is None else identity_judge.requires_grad_(False).eval()
+        self.mean_codes = mean_codes
         self.val_age_error = AgeError()
         self.val_judged_age_error = AgeError()
 
@@ -156,9 +162,13 @@ class AgingModule(Stage):
         if not aging:
             target_age = source.age
         latent_avg = self.sam.latent_avg
+        code = self.sam.encode(faces) if code is None else code
 
         aged, w_plus = self.transform(faces, target_age, code)
-        forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=aging)
+        expected = self.expected(code, source.age, target_age) if aging else None
+        forward, terms = self.losses(
+            aged, w_plus, source, target_age, latent_avg=latent_avg, aging=aging, expected=expected
+        )
         if self.cycle_weight == 0:
             self.manual_backward(forward)
             return forward.detach(), terms
@@ -170,6 +180,16 @@ class AgingModule(Stage):
         self.manual_backward(self.cycle_weight * cycle)
         total = forward.detach() + self.cycle_weight * cycle.detach()
         return total, terms | {f"cycle_{name}": value for name, value in cycle_terms.items()}
+
+    def expected(self, code: Tensor, source_age: Tensor, target_age: Tensor) -> Tensor | None:
+        """Where ageing leads on average: codes (N, n_styles, D) moved as far as the mean codes of those ages lie apart.
+
+        An age network can be pleased in many ways that are no face's: what a code may do is open, and without this term
+        it went three times as far as the code of the true portrait at that age. None: the term does not count.
+        """
+        if self.mean_codes is None or not self.losses.weights["code"]:
+            return None
+        return self.mean_codes.mean_shift(at_least_float32(code), source_age, target_age)
 
     def transform(self, faces: Tensor, target_age: Tensor, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """SAM's forward pass as in training, with fresh noise: images (N, 3, 256, 256) and w+."""
@@ -226,6 +246,8 @@ class AgingModule(Stage):
         if cache is not None:
             cache.check(self.sam, self.losses)
         sam, losses = self.sam, self.losses
+        if losses.weights["code"] and self.mean_codes is None:
+            self.mean_codes = self.fit_mean_codes()
         judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
         if self.recomputed:
             recompute(sam.encoder.body)
@@ -242,6 +264,21 @@ class AgingModule(Stage):
         if self.innermost:
             innermost_channels(sam.encoder, self.ema_encoder, sam.pretrained_encoder, sam.decoder.input)
             innermost_channels(*filter(gains_from_innermost, judges))
+
+    def fit_mean_codes(self) -> LatentBaselines:
+        """Of the training faces, on every rank the same.
+
+        Raises:
+            InputError: too few of them have a known age.
+        """
+        faces = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
+        if faces is None:
+            raise InputError("losses.code needs training faces of known age, or their mean codes: module.mean_codes.")
+        try:
+            fitted = fit_on_faces(self.sam, faces, device=self.device, num_workers=self.trainer.datamodule.num_workers)
+        except InputError as error:
+            raise InputError(f"{error} Or set losses.code=0, which is the paper's.") from error
+        return fitted.to(self.device).requires_grad_(False)
 
     def on_train_start(self) -> None:
         dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision)
@@ -281,10 +318,13 @@ class AgingModule(Stage):
     def score(self, sam: SAM, faces: Tensor, target_age: Tensor) -> None:
         """Log how SAM does at faces (N, 3, 256, 256) and ages (N,), years."""
         source = self.losses.describe(faces)
+        expected = self.expected(sam.encode(faces), source.age, target_age)
         aged, w_plus = sam(faces, target_age, return_latents=True)
         back, back_w_plus = sam(aged, source.age, return_latents=True)
         latent_avg = sam.latent_avg
-        loss, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=True)
+        loss, terms = self.losses(
+            aged, w_plus, source, target_age, latent_avg=latent_avg, aging=True, expected=expected
+        )
         cycle, cycle_terms = self.losses(back, back_w_plus, source, source.age, latent_avg=latent_avg, aging=False)
         values = terms | {f"cycle_{name}": value for name, value in cycle_terms.items()}
         values["total"] = loss + self.cycle_weight * cycle
