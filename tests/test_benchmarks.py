@@ -78,6 +78,7 @@ def test_the_objective_that_is_measured_has_the_papers_weights():
         "identity": 0.1,
         "age": 5.0,
         "w_norm": 0.005,
+        "code": 0.0,  # not the paper's
     }
     assert losses.weighted_identity
 

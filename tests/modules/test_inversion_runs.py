@@ -44,7 +44,10 @@ NETWORKS = [
     f"losses.{name}.weights=runs/lifespan_judges/weights/best_{name[:-4]}.safetensors"
     for name in ("age_net", "identity_net")
 ]
-AGING = ["+experiment=lifespan_aging", *SHORT, *small("encoder", "pretrained_encoder"), *NETWORKS, "judges=none"]
+AGING = [
+    "+experiment=lifespan_aging", *SHORT, *small("encoder", "pretrained_encoder"), *NETWORKS, "judges=none",
+    "losses.code=0",  # drawn faces have no ages
+]  # fmt: skip
 
 
 def start(*arguments: str) -> None:

@@ -35,6 +35,11 @@ Batch = Mapping[str, Tensor]
 COMPILED = ("generator", "encoders", "judges")
 """What `AgingModule.compiled` can name."""
 
+NEEDS_CODES = (
+    "losses.code measures from the mean codes of ages: give data.train= faces of known age (data.labels=, "
+    "data=lifespan) or module.mean_codes a file, or set losses.code=0, which is the paper's."
+)
+
 
 class AgingModule(Stage):
     """Trains SAM's age encoder.
@@ -273,11 +278,11 @@ class AgingModule(Stage):
         """
         faces = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
         if faces is None:
-            raise InputError("losses.code needs training faces of known age, or their mean codes: module.mean_codes.")
+            raise InputError(f"There are no training faces to fit mean codes to. {NEEDS_CODES}")
         try:
             fitted = fit_on_faces(self.sam, faces, device=self.device, num_workers=self.trainer.datamodule.num_workers)
         except InputError as error:
-            raise InputError(f"{error} Or set losses.code=0, which is the paper's.") from error
+            raise InputError(f"The training faces have too few known ages, ten at least. {NEEDS_CODES}") from error
         return fitted.to(self.device).requires_grad_(False)
 
     def on_train_start(self) -> None:
