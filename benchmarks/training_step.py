@@ -34,6 +34,7 @@ from benchmarks.host_waits import HostReads, no_host_waits
 from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, arguments, config, random_losses, random_sam
 from benchmarks.peaks import measured
+from sam_age.device import let_segments_grow
 from sam_age.models.fused import reason_against
 from sam_age.models.identity import face_crop
 from sam_age.models.sam import with_age
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Train for warmup + steps batches under Lightning, and read the clocks."""
+    let_segments_grow()  # as sam-train does
     device = pick_device(given.device)
     theirs = None if given.reference is None else reference(given, device)  # first, while all memory is free
     cuda = device == "cuda"
@@ -388,9 +390,9 @@ def compile_networks(module: AgingModule, mode: str) -> None:
     """torch.compile for each network of the step, in place."""
     sam, losses = module.sam, module.losses
     for network in (sam.encoder, sam.pretrained_encoder, losses.age_net, losses.identity_net):
-        network.compile(mode=mode)
-    module.make = torch.compile(module.make, mode=mode)
-    losses.perceptual_net.features = torch.compile(losses.perceptual_net.features, mode=mode)
+        network.compile(mode=mode, dynamic=False)
+    module.make = torch.compile(module.make, mode=mode, dynamic=False)
+    losses.perceptual_net.features = torch.compile(losses.perceptual_net.features, mode=mode, dynamic=False)
 
 
 def pick_device(wanted: str) -> str:

@@ -1,5 +1,6 @@
 """Which device to run on."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sam_age.device import pick_device
+from sam_age.device import compile_options, let_segments_grow, pick_device
 from sam_age.errors import InputError
 
 
@@ -45,3 +46,27 @@ def test_large_blocks_are_kept_so_that_the_next_need_no_fresh_pages():
     _, many = faults("plain")
     assert kept == 1
     assert few < many / 10
+
+
+def test_the_compiler_knows_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile refuses names that it does not know at once, before anything is compiled."""
+    options = compile_options()
+    torch.compile(torch.nn.Linear(2, 2), **options)
+    assert options["dynamic"] is False
+    assert options["options"] == {"triton.coalesce_tiling_analysis": False}
+    with pytest.raises(RuntimeError, match="coalesce"):
+        torch.compile(torch.nn.Linear(2, 2), options={"triton.coalesce": False})
+    monkeypatch.delattr("torch._inductor.config.triton.coalesce_tiling_analysis")  # as in torch 2.5
+    assert compile_options() == {"dynamic": False, "options": None}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what it asks for is Linux's alone")
+def test_segments_grow_unless_someone_has_said_how_memory_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+    let_segments_grow()
+    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    let_segments_grow()
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ

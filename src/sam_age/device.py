@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,6 +52,52 @@ def innermost_channels(*networks: nn.Module | None) -> None:
     for network in networks:
         if network is not None:
             network.to(memory_format=torch.channels_last)
+
+
+MOST_AT_ONCE = 48
+"""Pictures in one pass on a GPU: more save no time."""
+
+ROOM = 1.2e9
+"""Bytes of a GPU's free memory to each picture of 1024 pixels at once: twice what the generator's plain path takes."""
+
+
+def pictures_at_once(device: torch.device, size: int) -> int:
+    """How many pictures of `size` pixels a generator is to make in one pass.
+
+    One on a CPU, where more take memory and save no time (docs/performance.md); on CUDA what the memory that is free
+    holds with ease, so that a batch keeps a large GPU busy and a small one does not run out.
+    """
+    if device.type == "cpu":
+        return 1
+    if device.type != "cuda":
+        return 8
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(MOST_AT_ONCE, int(free / (ROOM * (size / 1024) ** 2))))
+
+
+def compile_options() -> dict[str, Any]:
+    """Arguments of `torch.compile` for networks whose shapes are few and fixed, as in a run of training.
+
+    Each shape is compiled for itself: left to guess, PyTorch takes the second one that it meets for the first of many,
+    and compiles slower code for all of them. And an analysis of how kernels read memory is left out, which for the
+    judges ends in an assertion in torch 2.11.
+    """
+    import torch._inductor.config as inductor
+
+    analysis = "triton.coalesce_tiling_analysis"
+    known = hasattr(inductor.triton, "coalesce_tiling_analysis")  # not before torch 2.8
+    return {"dynamic": False, "options": {analysis: False} if known else None}
+
+
+def let_segments_grow() -> None:
+    """Have PyTorch's allocator on GPUs extend its segments of memory rather than ask for others beside them: what is
+    reserved lies nearer to what is used.
+
+    For programs, before anything is put on a GPU; whoever has set `PYTORCH_CUDA_ALLOC_CONF` is left alone. That is the
+    older of the variable's two names, and the one which torch 2.9 heeds, though it warns that the other is to be used.
+    """
+    if sys.platform == "linux" and not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & set(os.environ):
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2  # malloc.h

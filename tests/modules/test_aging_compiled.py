@@ -17,7 +17,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each graph that is compiled; what is made of it is itself."""
     made: list[int] = []
 
-    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor], options: object = None):
         made.append(len(inputs))
         return graph.forward
 

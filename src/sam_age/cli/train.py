@@ -25,10 +25,12 @@ def train(cfg: DictConfig) -> None:
     import torch
     from pytorch_lightning.utilities import rank_zero_only
 
+    from sam_age.device import let_segments_grow
     from sam_age.modules.batch_size import find_batch_size
     from sam_age.modules.stage import take_weights
 
     need_bool(cfg, "overwrite")
+    let_segments_grow()
     first_process = rank_zero_only.rank == 0
     output = Path(str(cfg.output))
     checkpoint = checkpoint_to_resume(cfg.resume, output)

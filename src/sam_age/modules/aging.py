@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sam_age.data.source_cache import KNOWN
-from sam_age.device import innermost_channels
+from sam_age.device import compile_options, innermost_channels
 from sam_age.errors import InputError
 from sam_age.evaluation.baselines import LatentBaselines, fit_on_faces
 from sam_age.evaluation.metrics import AgeError
@@ -256,16 +256,17 @@ class AgingModule(Stage):
         judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
         if self.recomputed:
             recompute(sam.encoder.body)
+        options = compile_options() if self.compiled else {}
         if "generator" in self.compiled:
-            self.make = torch.compile(self.make)
+            self.make = torch.compile(self.make, **options)
         if "encoders" in self.compiled:
             for encoder in (sam.encoder, sam.pretrained_encoder):
-                encoder.compile()
+                encoder.compile(**options)
         if "judges" in self.compiled:
             for judge in filter(None, judges[:2]):
-                judge.compile()
+                judge.compile(**options)
             if losses.perceptual_net is not None:
-                losses.perceptual_net.features = torch.compile(losses.perceptual_net.features)
+                losses.perceptual_net.features = torch.compile(losses.perceptual_net.features, **options)
         if self.innermost:
             innermost_channels(sam.encoder, self.ema_encoder, sam.pretrained_encoder, sam.decoder.input)
             innermost_channels(*filter(gains_from_innermost, judges))
