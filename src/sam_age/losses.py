@@ -172,8 +172,12 @@ class AgingLosses(nn.Module):
         latent_avg: Tensor,
         aging: bool,
         expected: Tensor | None = None,
+        truth: Source | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective for one pass, against the source faces.
+        """The objective for one pass, against the source faces; or against true portraits, where there are any.
+
+        What ageing should have given is then known as well as when the age is kept: so the truth takes the source's
+        place in the pixel and perceptual terms, with the weights of passes that keep the age.
 
         Args:
             images: (N, 3, 256, 256), what SAM made of the faces.
@@ -183,15 +187,16 @@ class AgingLosses(nn.Module):
             latent_avg: (n_styles, D).
             aging: whether this pass changes the age (which selects `l2_aging` and `lpips_aging`).
             expected: (N, n_styles, D), codes that w+ is to stay near; None leaves the term out.
+            truth: the same people's portraits at the target ages; None: nobody knows them, as in the paper.
         Returns:
             loss, a scalar; and its terms before weighting, detached, with `identity_similarity` (mean
             cosine to the source) and `age_error` (mean absolute error, years) for the log.
         """
         images = at_least_float32(images)
         weights = self.weights
-        l2_weight, lpips_weight = (
-            (weights["l2_aging"], weights["lpips_aging"]) if aging else (weights["l2"], weights["lpips"])
-        )
+        like = source if truth is None else truth  # what the pictures are to look like
+        suffix = "_aging" if aging and truth is None else ""
+        l2_weight, lpips_weight = weights[f"l2{suffix}"], weights[f"lpips{suffix}"]
         weighted: list[Tensor] = []
         terms: dict[str, Tensor] = {}
 
@@ -200,15 +205,15 @@ class AgingLosses(nn.Module):
             terms[name] = value.detach()
 
         if l2_weight:
-            add("l2", l2_weight, F.mse_loss(images, source.faces))
+            add("l2", l2_weight, F.mse_loss(images, like.faces))
         if weights["l2_crop"]:
-            add("l2_crop", weights["l2_crop"], F.mse_loss(face_crop(images), face_crop(source.faces)))
+            add("l2_crop", weights["l2_crop"], F.mse_loss(face_crop(images), face_crop(like.faces)))
         if lpips_weight:
             features = self.perceptual_net.features(images)
-            add("lpips", lpips_weight, self.perceptual_net.distance(features, source.features).mean())
+            add("lpips", lpips_weight, self.perceptual_net.distance(features, like.features).mean())
         if weights["lpips_crop"]:
             features = self.perceptual_net.features(face_crop(images))
-            distance = self.perceptual_net.distance(features, source.crop_features)
+            distance = self.perceptual_net.distance(features, like.crop_features)
             add("lpips_crop", weights["lpips_crop"], distance.mean())
         if weights["identity"]:
             similarity = (at_least_float32(self.identity_net(images)) * source.identity).sum(1)

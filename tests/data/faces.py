@@ -51,3 +51,11 @@ class Aged(Colours):
 
     def age(self, index: int) -> float:
         return 10.0 * index
+
+
+class Lives(Aged):
+    """The same, of whom every three in a row are one person: 0, 1 and 2, and so on; an odd one out is alone."""
+
+    def others(self, index: int) -> list[int]:
+        first = index - index % 3
+        return [i for i in range(first, min(first + 3, self.count)) if i != index]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sam_age.data.dataset import FacesDataset
-from sam_age.data.kept import KeptFaces, chances
+from sam_age.data.draws import chances
+from sam_age.data.kept import KeptFaces
 from sam_age.errors import InputError
 from tests.data.faces import Aged
 from tests.data.test_datamodule import batches, module, train

@@ -70,6 +70,18 @@ def test_people_are_numbered_and_kin_shares_sex_and_ancestry(rendered, kind):
     assert len({(label["kin"], *look) for label, look in zip(labels, looks, strict=True)}) == 4
 
 
+@pytest.mark.parametrize("kind", ["files", "shards"])
+def test_others_are_the_same_person_in_the_same_scene_at_other_ages(tmp_path, kind):
+    made = {"files": {"format": "png"}, "shards": {"format": "shards", "shard_images": "png"}}[kind]
+    settings = Settings(split="train", people=3, ages=(5.0, 50.0, 95.0), scenes=2, size=32, shard_size=5, **made)
+    render_split(tmp_path, settings, workers=1, renderer=FAKE)
+    faces = LifespanFaces(tmp_path, "train")
+    for index in range(len(faces)):
+        row, others = faces.row(index), [faces.row(other) for other in faces.others(index)]
+        assert {(r["person"], r["scene"]) for r in others} == {(row["person"], row["scene"])}
+        assert {r["age"] for r in others} == {5.0, 50.0, 95.0} - {row["age"]}
+
+
 def test_a_live_split_names_the_people_of_the_folder(rendered):
     faces, rendering = LifespanFaces(rendered / "files", "val"), live("val", people=4)
     assert rendering.people == faces.people == 4

@@ -22,6 +22,7 @@ from sam_age.models.encoder import GradualStyleEncoder
 from sam_age.models.sam import SAM
 from sam_age.models.stylegan2 import Generator
 from sam_age.modules.aging import AgingModule, validation_ages
+from tests.data.faces import Lives
 from tests.golden import Golden, assert_matches
 from tests.reference import official_terms, reference_losses, reference_sam
 
@@ -167,6 +168,65 @@ def test_the_code_term_measures_from_the_mean_codes_of_the_ages(faces: torch.Ten
     _, terms = module.take_gradients(faces, target, aging=False)
     assert "code" not in terms  # nor on the way back
     assert "cycle_code" not in terms
+
+
+def test_true_portraits_take_the_sources_place_in_what_a_result_is_to_look_like(faces: torch.Tensor) -> None:
+    """The terms are those of a pass that keeps the age of the true portraits; identity stays the source's."""
+    module = tiny_module(frozen_batch_norm=True)
+    module.losses = AgingLosses(Brightness(), Colours(), Colours(), l2=3.0, l2_aging=0.0, code=1.0)
+    module._trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(model=module))
+    module.manual_backward = lambda loss: None
+    module.train()
+    target, truth = torch.full((4,), 80.0), faces[4:]
+    torch.manual_seed(3)
+    _, terms = module.take_gradients(faces[:4], target, truth=truth, aging=True)
+    with torch.no_grad():
+        torch.manual_seed(3)
+        aged, w_plus = module.transform(faces[:4], target)
+        kept = module.losses(
+            aged, w_plus, module.losses.describe(truth), target, latent_avg=module.sam.latent_avg, aging=False
+        )[1]
+        source = module.losses.describe(faces[:4])
+    for name in ("l2", "l2_crop", "lpips", "lpips_crop", "age", "w_norm"):
+        torch.testing.assert_close(terms[name], kept[name])
+    torch.testing.assert_close(terms["code"], (w_plus - module.sam.encode(truth)).square().mean())
+    similarity = (module.losses.identity_net(aged) * source.identity).sum(1).mean()
+    torch.testing.assert_close(terms["identity_similarity"], similarity.detach())
+    assert terms["identity_similarity"] != kept["identity_similarity"]
+
+
+def test_a_step_ages_to_the_ages_of_the_true_portraits_it_is_given(faces: torch.Tensor) -> None:
+    module = tiny_module(same_age_probability=0.0)
+    asked = []
+
+    def gradients(faces, target, *tensors, known, aging):
+        asked.append((target, dict(zip(known, tensors, strict=True)), aging))
+        return module.step_gradients(faces, target, *tensors, known=known, aging=aging)
+
+    module.gradients = gradients
+    batch = {"faces": faces[:2], "truth": faces[2:4], "truth_age": torch.tensor([7.0, 81.5])}
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader([batch], batch_size=None))
+    ((target, known, aging),) = asked
+    assert aging
+    assert target.tolist() == [7.0, 81.5]
+    assert torch.equal(known["truth"], faces[2:4])
+
+
+def test_with_true_portraits_no_mean_codes_are_fitted() -> None:
+    module = tiny_module()
+    module.losses = AgingLosses(Brightness(), Colours(), Colours(), code=1.0)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    data = FacesDataModule(Lives(6), batch_size=2, num_workers=0, flip=0.5, truths=True)
+    trainer.fit(module, datamodule=data)
+    assert module.mean_codes is None
+    assert torch.isfinite(module.last_loss)
 
 
 def test_mean_codes_are_those_of_the_training_faces(faces: torch.Tensor) -> None:

@@ -47,6 +47,7 @@ class FacesDataModule(pl.LightningDataModule):
             None shuffles freely over all shards.
         labels: FFHQ-Aging's CSV with the ages of the training faces, see `sam_age.data.labels`.
         cache: folder that `sam-prepare cache=` made of the training faces: batches gain its `KNOWN`.
+        truths: training batches gain "truth", the same people at other ages, and "truth_age" (N,) years, see `Truths`.
         val_labels: the same for validation and test: a key of its own, since CelebA-HQ's numbers would find
             FFHQ's rows too.
 
@@ -73,6 +74,7 @@ class FacesDataModule(pl.LightningDataModule):
         labels: str | Path | None = None,
         val_labels: str | Path | None = None,
         cache: str | Path | None = None,
+        truths: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "val_batch_size": val_batch_size, "image_size": image_size}
@@ -97,6 +99,7 @@ class FacesDataModule(pl.LightningDataModule):
             flip: float = 0.0,
             limit: int | None = None,
             replace: bool = False,  # a score must not count another face twice
+            truths: bool = False,
         ) -> FacesDataset | None:
             if where is None:
                 return None
@@ -105,9 +108,11 @@ class FacesDataModule(pl.LightningDataModule):
                 source = Labelled(source, csv)
             if limit is not None and limit < len(source):
                 source = Subset(source, range(limit))
-            return FacesDataset(source, size=image_size, flip=flip, seed=seed, on_error=on_error, replace=replace)
+            return FacesDataset(
+                source, size=image_size, flip=flip, seed=seed, on_error=on_error, replace=replace, truths=truths
+            )
 
-        self.train_set = dataset(train, labels, flip=flip, replace=True)
+        self.train_set = dataset(train, labels, flip=flip, replace=True, truths=truths)
         if cache is not None and self.train_set is not None:
             if keep is not None or getattr(self.train_set.source, "endless", False):
                 raise InputError("data.cache is for faces that are read as they come: set data.keep=null.")
@@ -187,7 +192,7 @@ class FacesDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         if "kept" in batch:
             batch = add_faces(batch)
-        return batch | {"faces": to_unit_range(batch["faces"])}
+        return batch | {name: to_unit_range(batch[name]) for name in ("faces", "truth") if name in batch}
 
     # ---- resuming ----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate
 from sam_age.data.images import read_image
 from sam_age.data.sampler import Key
 from sam_age.data.sources import ImageSource, labels_of
+from sam_age.data.truths import Truths
 from sam_age.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class FacesDataset(Dataset[dict[str, Any]]):
         flip: probability of mirroring.
         on_error: "skip" reports a picture that cannot be read and goes on without it; "stop" raises.
         cache: what frozen networks say of the faces, added to each sample, see `SourceCache`.
+        truths: add to each sample "truth", the same person at another age, and "truth_age", see `Truths`.
         replace: take the next picture in the place of a skipped one, as training wants; scores would count that
             one twice, so evaluation leaves the place empty.
     """
@@ -54,6 +56,7 @@ class FacesDataset(Dataset[dict[str, Any]]):
         on_error: str = "skip",
         replace: bool = True,
         cache: SourceCache | None = None,
+        truths: bool = False,
     ) -> None:
         if on_error not in ON_ERROR:
             raise InputError(f"on_error is skip or stop, not {on_error!r}.")
@@ -61,6 +64,7 @@ class FacesDataset(Dataset[dict[str, Any]]):
             raise InputError(f"flip is a probability from 0 to 1, not {flip}.")
         self.source, self.size, self.flip, self.seed, self.on_error = source, size, flip, seed, on_error
         self.replace, self.cache = replace, cache
+        self.truths = Truths(source) if truths else None
         self.skipped: dict[str, str] = {}  # name -> reason, of this process
 
     def __len__(self) -> int:
@@ -75,9 +79,19 @@ class FacesDataset(Dataset[dict[str, Any]]):
         if self.cache is not None:
             name = self.source.name(sample["index"])
             sample |= self.cache.row(sample["index"], sample["faces"], mirrored, name)
+        if self.truths is not None:
+            sample |= self._truth(epoch, sample)
         if mirrored:
-            sample["faces"] = sample["faces"].flip(2)
+            sample |= {name: sample[name].flip(2) for name in ("faces", "truth") if name in sample}
         return sample
+
+    def _truth(self, epoch: int, sample: dict[str, Any]) -> dict[str, Any]:
+        """The portrait that ageing is to lead to; where it cannot be read the face itself, which is one, too."""
+        (other,) = self.truths.choose(self.seed, [epoch], [sample["index"]])
+        found = self.upright(other)
+        if "faces" not in found or found["index"] != other:
+            found = sample
+        return {"truth": found["faces"], "truth_age": found["age"]}
 
     def upright(self, index: int) -> dict[str, Any]:
         """A sample that is not mirrored."""

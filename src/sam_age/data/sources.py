@@ -21,7 +21,8 @@ from sam_age.errors import InputError
 class ImageSource(Protocol):
     """Pictures by number. A source may also have `age(index) -> float` years, NaN where unknown, and
     `labels(index) -> dict[str, int]`, the same names for every picture: whole numbers that batches carry along, such
-    as `person`, who it is, and `kin`, which people are alike enough to be mistaken for each other.
+    as `person`, who it is, and `kin`, which people are alike enough to be mistaken for each other. And
+    `others(index) -> list[int]`: pictures of the same person in the same scene at other ages, for `Truths`.
 
     With `endless = True` its numbers have no end that matters, and training takes them in their order.
     """

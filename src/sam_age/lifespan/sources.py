@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,19 @@ class LifespanFaces:
         """`person`: counted from 0 in this folder; `kin`: sex and leading ancestry."""
         row = self.rows[index]
         return {"person": self._numbers[row["person"]], "kin": kin(row["sex"], row["ancestry"])}
+
+    def others(self, index: int) -> list[int]:
+        """The portraits of the same person in the same scene at other ages."""
+        row = self.rows[index]
+        return [i for i in self._lives[row["person"], row["scene"]] if self.rows[i]["age"] != row["age"]]
+
+    @cached_property
+    def _lives(self) -> dict[tuple[str, int], list[int]]:
+        """Portraits by person and scene."""
+        lives: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for index, row in enumerate(self.rows):
+            lives[row["person"], row["scene"]].append(index)
+        return lives
 
     def row(self, index: int) -> dict[str, Any]:
         """All that is known of the portrait: file, person, age, sex, split, ancestry, scene, ..."""

@@ -21,7 +21,7 @@ from sam_age.device import compile_options, innermost_channels
 from sam_age.errors import InputError
 from sam_age.evaluation.baselines import LatentBaselines, fit_on_faces
 from sam_age.evaluation.metrics import AgeError
-from sam_age.losses import AgingLosses
+from sam_age.losses import AgingLosses, Source
 from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet
 from sam_age.models.ops import at_least_float32
@@ -62,7 +62,8 @@ class AgingModule(Stage):
         recomputed: the age encoder's residual units keep their inputs alone for the way back, see `recompute`.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         mean_codes: the mean code of each age, for the losses' term `code`; None, where that counts: fitted as the run
-            starts, to the training faces whose age is known.
+            starts, to the training faces whose age is known. With true portraits to go by (`data.truths`) their own
+            codes take its place.
         seed: with the step, decides every random draw (see `draw`).
 
     The frozen parts stay in eval mode: the authors' `net.train()` lets the inversion encoder's batch
@@ -123,35 +124,41 @@ class AgingModule(Stage):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One update: age each face, then bring the result back to the age it came from.
 
-        batch["faces"]: (N, 3, 256, 256), RGB in [-1, 1]; and `KNOWN` of them, where the loader has a cache.
+        batch["faces"]: (N, 3, 256, 256), RGB in [-1, 1]; `KNOWN` of them, where the loader has a cache; "truth", the
+        same people at "truth_age", where the loader has their portraits: ageing then leads to these.
         """
         faces = batch["faces"]
         aging, target_age = self.draw(len(faces))
+        if "truth" in batch:
+            target_age = batch["truth_age"]
         optimizer = self.optimizers()
         rate = self.set_rate(optimizer)
         optimizer.zero_grad()
         with weights_to_train(optimizer.optimizer):
-            known = (batch[name] for name in KNOWN if name in batch)
-            total, terms = self.gradients(faces, target_age, *known, aging=aging)
+            known = tuple(name for name in (*KNOWN, "truth") if name in batch)
+            total, terms = self.gradients(faces, target_age, *map(batch.get, known), known=known, aging=aging)
             self.exchange(self.sam.encoder)
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
         self.note(terms | {"total": total, "lr": rate}, len(faces))
 
-    def step_gradients(self, *tensors: Tensor, aging: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """`take_gradients`, the frozen networks with the weights that were cast for it."""
+    def step_gradients(
+        self, faces: Tensor, target_age: Tensor, *tensors: Tensor, known: tuple[str, ...] = (), aging: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`take_gradients`, the frozen networks with the weights that were cast for it. known: names of the tensors."""
         with contextlib.nullcontext() if self.frozen is None else self.frozen.in_use():
-            return self.take_gradients(*tensors, aging=aging)
+            return self.take_gradients(faces, target_age, **dict(zip(known, tensors, strict=True)), aging=aging)
 
     def take_gradients(
         self,
         faces: Tensor,
         target_age: Tensor,
-        code: Tensor | None = None,
-        age: Tensor | None = None,
-        identity: Tensor | None = None,
         *,
+        source_code: Tensor | None = None,
+        source_age: Tensor | None = None,
+        source_identity: Tensor | None = None,
+        truth: Tensor | None = None,
         aging: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of both ways, and its terms; its gradients are left in the age encoder's parameters.
@@ -159,21 +166,21 @@ class AgingModule(Stage):
         Args:
             faces: (N, 3, 256, 256).
             target_age: (N,) years, for which their own age stands in where aging is False.
-            code, age, identity: pSp's codes, ages and embeddings of the faces, where a cache knows them.
+            source_code, source_age, source_identity: pSp's codes, ages and embeddings of the faces, where a cache
+                knows them.
+            truth: (N, 3, 256, 256), the same people at the target ages, where that is known.
         """
         if self.innermost:
             faces = faces.contiguous(memory_format=torch.channels_last)
-        source = self.losses.describe(faces, age, identity)  # age (years), identity, features: once
+        source = self.losses.describe(faces, source_age, source_identity)  # age (years), identity, features: once
         if not aging:
             target_age = source.age
         latent_avg = self.sam.latent_avg
-        code = self.sam.encode(faces) if code is None else code
+        code = self.sam.encode(faces) if source_code is None else source_code
 
         aged, w_plus = self.transform(faces, target_age, code)
-        expected = self.expected(code, source.age, target_age) if aging else None
-        forward, terms = self.losses(
-            aged, w_plus, source, target_age, latent_avg=latent_avg, aging=aging, expected=expected
-        )
+        led = self.led_by(truth, source, code, target_age) if aging else {}
+        forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=aging, **led)
         if self.cycle_weight == 0:
             self.manual_backward(forward)
             return forward.detach(), terms
@@ -185,6 +192,18 @@ class AgingModule(Stage):
         self.manual_backward(self.cycle_weight * cycle)
         total = forward.detach() + self.cycle_weight * cycle.detach()
         return total, terms | {f"cycle_{name}": value for name, value in cycle_terms.items()}
+
+    def led_by(
+        self, truth: Tensor | None, source: Source, code: Tensor, target_age: Tensor
+    ) -> dict[str, Source | Tensor | None]:
+        """What the losses are told of where ageing leads: the true portraits (N, 3, 256, 256) and pSp's codes of them;
+        or, where nobody knows these, the `expected` codes."""
+        if truth is None:
+            return {"expected": self.expected(code, source.age, target_age)}
+        if self.innermost:
+            truth = truth.contiguous(memory_format=torch.channels_last)
+        codes = at_least_float32(self.sam.encode(truth)) if self.losses.weights["code"] else None
+        return {"expected": codes, "truth": self.losses.describe(truth, target_age, source.identity)}
 
     def expected(self, code: Tensor, source_age: Tensor, target_age: Tensor) -> Tensor | None:
         """Where ageing leads on average: codes (N, n_styles, D) moved as far as the mean codes of those ages lie apart.
@@ -251,7 +270,7 @@ class AgingModule(Stage):
         if cache is not None:
             cache.check(self.sam, self.losses)
         sam, losses = self.sam, self.losses
-        if losses.weights["code"] and self.mean_codes is None:
+        if losses.weights["code"] and self.mean_codes is None and not self.knows_truths:
             self.mean_codes = self.fit_mean_codes()
         judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
         if self.recomputed:
@@ -270,6 +289,12 @@ class AgingModule(Stage):
         if self.innermost:
             innermost_channels(sam.encoder, self.ema_encoder, sam.pretrained_encoder, sam.decoder.input)
             innermost_channels(*filter(gains_from_innermost, judges))
+
+    @property
+    def knows_truths(self) -> bool:
+        """Whether training faces come with true portraits of other ages."""
+        faces = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
+        return getattr(faces, "truths", None) is not None
 
     def fit_mean_codes(self) -> LatentBaselines:
         """Of the training faces, on every rank the same.

@@ -1,0 +1,45 @@
+"""What ageing should have given: another portrait of the same person, in the same scene, at another age.
+
+Photographs never come with it, which is why SAM learns without. Rendered portraits do, and so may a set of one's own:
+its source then has a method `others(index)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sam_age.data.draws import chances
+from sam_age.data.sources import ImageSource
+from sam_age.errors import InputError
+
+STREAM = 1 << 32  # added to the seed: the draws for mirroring are others
+
+
+class Truths:
+    """Chooses for each face which portrait of the same person its ageing is compared with.
+
+    Args:
+        source: pictures, with `others(index) -> list[int]`: those of the same person in the same scene, at other ages.
+    Raises:
+        InputError: the source knows of none.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        count = 0 if getattr(source, "endless", False) or not hasattr(source, "others") else len(source)
+        self.others = [source.others(index) for index in range(count)]
+        if not any(self.others):
+            raise InputError(
+                "data.truths=true asks for the same person at several ages in one scene, and the training faces have "
+                "none: sam-render output=datasets/lifespan split=train ages=6 scenes=1 makes some; or set it to false."
+            )
+
+    def choose(self, seed: int, epochs: Sequence[int], indices: Sequence[int]) -> list[int]:
+        """The portrait for each face, drawn evenly, a function of (seed, epoch, index) alone; where there is no other,
+        the face itself."""
+        drawn = chances(seed + STREAM, epochs, np.asarray(indices))
+        return [
+            others[int(chance * len(others))] if (others := self.others[index]) else index
+            for index, chance in zip(indices, drawn.tolist(), strict=True)
+        ]
