@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sam_age.models.encoder import GradualStyleEncoder
+from sam_age.models.encoder import GradualStyleEncoder, Subsample
 from tests.golden import Golden, assert_matches, fill_module, manifest
 
 TINY = {"style_dim": 16, "widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1), "tower_width": 8}
@@ -35,6 +35,17 @@ def test_a_small_encoder_is_the_same_class_with_other_numbers() -> None:
     assert sum(p.numel() for p in encoder.parameters()) < 8e6
     with torch.no_grad():
         assert encoder.eval()(torch.zeros(1, 3, 256, 256)).shape == (1, 14, 512)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [7, 8])
+def test_subsampling_is_the_authors_pooling_over_one_pixel(stride: int, side: int) -> None:
+    x = torch.randn(2, 4, side, side, dtype=torch.float64, requires_grad=True)
+    pooled, sampled = torch.nn.MaxPool2d(1, stride)(x), Subsample(stride)(x)
+    assert torch.equal(sampled, pooled)
+    weight = torch.randn_like(pooled)
+    want, got = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (pooled, sampled))
+    assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("image_size", [64, 128])

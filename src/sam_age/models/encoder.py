@@ -38,13 +38,25 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.fc2(F.relu(self.fc1(squeezed))))
 
 
+class Subsample(nn.Module):
+    """Every `stride`-th row and column: what the authors write as max pooling over one pixel, which would copy the map
+    and keep an index for each of its numbers."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.stride == 1 else x[..., :: self.stride, :: self.stride]
+
+
 class IRSEUnit(nn.Module):
     """Improved-residual unit with squeeze and excitation; `stride` 2 halves the map."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         if in_channels == channels:
-            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)  # a plain subsampling
+            self.shortcut_layer: nn.Module = Subsample(stride)
         else:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
