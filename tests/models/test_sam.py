@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sam_age.editing import mix
 from sam_age.models.encoder import GradualStyleEncoder
-from sam_age.models.sam import SAM, face_pool, with_age
+from sam_age.models.sam import SAM, _BlockMeans, face_pool, with_age
 from sam_age.models.stylegan2 import Generator
 from tests.golden import Golden, assert_matches, fill, fill_module
 
@@ -108,3 +109,14 @@ def test_mismatched_parts_and_ages_are_refused(tiny: SAM) -> None:
         SAM(GradualStyleEncoder(4, 10, tower_width=8), tiny.pretrained_encoder, tiny.decoder)
     with pytest.raises(ValueError, match="One target age a face"):
         tiny(torch.zeros(2, 3, 256, 256), torch.tensor([10.0]))
+
+
+def test_the_gradient_of_block_means_is_average_poolings() -> None:
+    """On GPUs it is written out, as PyTorch's own is slow there."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    (want,) = torch.autograd.grad((F.avg_pool2d(images, 4) * weight).sum(), images)
+    (got,) = torch.autograd.grad((_BlockMeans.apply(images, 4) * weight).sum(), images)
+    torch.testing.assert_close(got, want)
+    assert torch.autograd.gradcheck(lambda x: _BlockMeans.apply(x, 4), images[:1, :1, :8, :8].detach().requires_grad_())
