@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--batch-size", type=int, help="of the pipeline: faces times ages in one pass; its default")
     parser.add_argument("--graphed", action="store_true", help="GPUs: recorded as CUDA graphs")
+    parser.add_argument("--compiled", action="store_true", help="GPUs: the encoders by torch.compile")
     parser.add_argument("--keep-memory", action="store_true", help="CPUs: as sam-infer does, `keep_freed_memory`")
     parser.add_argument("--repeats", type=int, default=10, help="timed calls")
     parser.add_argument("--warmup", type=int, default=5, help="calls before them")
@@ -67,7 +68,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(pick_device(given.device))
     sam = random_sam(given.size, given.pixels).to(device)
     options = {} if given.batch_size is None else {"batch_size": given.batch_size}
-    pipeline = AgingPipeline(sam, precision=given.precision, graphed=given.graphed, **options)
+    pipeline = AgingPipeline(sam, precision=given.precision, graphed=given.graphed, compiled=given.compiled, **options)
     cases = []
     for faces in given.faces:
         for ages in given.ages:
@@ -84,6 +85,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "precision": "bfloat16" if pipeline.bfloat16 else "float32",
         "batch_size": pipeline.batch_size,
         "graphed": given.graphed,
+        "compiled": given.compiled,
         "keep_memory": given.keep_memory,
         "peaks": measured(device.type) if device.type in ("cpu", "cuda") else None,
         "flop_per_face": flop(sam, lambda model: model.encode(_empty_faces(1))),

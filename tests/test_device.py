@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sam_age.device import compile_options, let_segments_grow, pick_device
+from sam_age.device import compile_options, let_segments_grow, pick_device, pictures_at_once
 from sam_age.errors import InputError
 
 
@@ -70,3 +70,17 @@ def test_segments_grow_unless_someone_has_said_how_memory_is_to_be_had(monkeypat
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
     let_segments_grow()
     assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+
+
+def test_as_many_pictures_at_once_as_fit_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pictures_at_once(torch.device("cpu"), 1024) == 1
+    assert pictures_at_once(torch.device("mps"), 1024) == 8
+
+    def on_cuda(free: float, size: int) -> int:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(2 * free)))
+        return pictures_at_once(torch.device("cuda"), size)
+
+    assert on_cuda(140e9, 1024) == on_cuda(140e9, 256) == 48  # a large one makes 4 faces at 11 ages at once
+    assert on_cuda(10e9, 1024) == 8
+    assert on_cuda(10e9, 512) == 33
+    assert on_cuda(0.1e9, 1024) == 1  # and may run out then, but it is asked

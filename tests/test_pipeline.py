@@ -187,6 +187,31 @@ def test_importing_and_using_the_package_needs_no_hydra_lightning_or_wandb() -> 
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_face_is_sent_to_the_device_once_for_all_its_ages(pipeline: AgingPipeline, monkeypatch) -> None:
+    faces, ages = [noise_face(i) for i in range(3)], [float(age) for age in range(11)]
+    sent: list[int] = []
+    move = torch.Tensor.to
+
+    def counted(self, *args, **kwargs):
+        sent.append(self.numel())
+        return move(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", counted)
+    wide = AgingPipeline(pipeline.sam, batch_size=33)
+    codes = wide.edit(faces, ages, torch.zeros(3, 8, 16))
+    assert codes.shape == (3, 11, 8, 16)
+    assert max(sent) == 3 * 3 * 256 * 256  # not 33 times
+
+
+@pytest.mark.gpu
+def test_compiled_encoders_give_what_plain_ones_give():
+    plain = AgingPipeline(tiny_sam().to("cuda"), batch_size=4)
+    faces, ages = [noise_face(0), noise_face(10)], [10.0, 70.0]
+    want = plain.edit(faces, ages)
+    compiled = AgingPipeline(plain.sam, batch_size=4, compiled=True)
+    torch.testing.assert_close(compiled.edit(faces, ages), want, rtol=3e-2, atol=3e-2)
+
+
 @pytest.mark.gpu
 def test_recorded_calls_give_what_plain_ones_give():
     plain = AgingPipeline(tiny_sam().to("cuda"), batch_size=4)

@@ -55,7 +55,7 @@ def innermost_channels(*networks: nn.Module | None) -> None:
 
 
 MOST_AT_ONCE = 48
-"""Pictures in one pass on a GPU: more save no time."""
+"""Pictures in one pass on a GPU: an H200 is busy with fewer, and four faces at eleven ages are 44."""
 
 ROOM = 1.2e9
 """Bytes of a GPU's free memory to each picture of 1024 pixels at once: twice what the generator's plain path takes."""

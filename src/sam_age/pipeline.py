@@ -18,7 +18,13 @@ from sam_age.choices import ALIGN, Which, check_ages, choose
 from sam_age.data.align import align, is_aligned
 from sam_age.data.dataset import resize
 from sam_age.data.images import read_image
-from sam_age.device import innermost_channels, pays_in_bfloat16, pick_device
+from sam_age.device import (
+    compile_options,
+    innermost_channels,
+    pays_in_bfloat16,
+    pick_device,
+    pictures_at_once,
+)
 from sam_age.editing.methods import EditingMethods
 from sam_age.errors import InputError
 from sam_age.models.sam import FACE_SIZE, SAM, face_pool
@@ -66,11 +72,12 @@ class AgingPipeline(EditingMethods):
     Args:
         sam: the model, on the device it is to run on.
         precision: "float32", "bfloat16", or "auto": bfloat16 where it pays (`pays_in_bfloat16`), else float32.
-        batch_size: faces times ages in one pass; None: 1 on a CPU, where more takes memory and saves no time
-            (docs/performance.md), and 8 elsewhere.
+        batch_size: faces times ages in one pass; None: what `pictures_at_once` says, which is 1 on a CPU.
         age_net: reads ages off faces, for `read_age`: a network, a path or name of its weights, or None.
         graphed: on CUDA, what is asked for a fourth time in the same shape is recorded as a CUDA graph and replayed
             from then on (`Graphed`): faster for few faces at a time, and each shape keeps its memory.
+        compiled: on CUDA, the encoders by torch.compile, once for each size of batch: for many faces, as that takes
+            half a minute.
 
     sam = AgingPipeline.from_pretrained("sam_ffhq_aging.pt")
     young, old = sam("photo.jpg", ages=[5, 80])[0].images
@@ -84,13 +91,14 @@ class AgingPipeline(EditingMethods):
         batch_size: int | None = None,
         age_net: nn.Module | str | Path | None = None,
         graphed: bool = False,
+        compiled: bool = False,
     ) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision is auto, float32 or bfloat16, not {precision!r}.")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size is a whole number from 1 up, or null, not {batch_size!r}.")
         self.sam = sam.eval()
-        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
+        self.batch_size = batch_size or pictures_at_once(self.device, sam.decoder.size)
         if self.device.type in ("cpu", "cuda"):
             # their convolutions prefer it, and so do bias and noise
             innermost_channels(sam.encoder, sam.pretrained_encoder, sam.decoder.input)
@@ -102,6 +110,9 @@ class AgingPipeline(EditingMethods):
             "edit": sam.edit,
             "synthesize": partial(sam.synthesize, resize=False),
         }
+        if compiled and self.device.type == "cuda":
+            for encoder in (sam.encoder, sam.pretrained_encoder):
+                encoder.compile(**compile_options())
         if graphed and self.device.type == "cuda":
             self.steps = {name: Graphed(step, ()) for name, step in self.steps.items()}
         self._age_net = age_net
@@ -286,17 +297,16 @@ class AgingPipeline(EditingMethods):
             raise InputError(f"Ages are A numbers, or a row of A for each of {len(faces)} faces, not {ages!r}.")
         check_ages(target.flatten().tolist())
         if inversions is None:
-            inversions = self.encode(faces)
+            inversions = self._batched(self.steps["encode"], pixels)
         inversions = inversions.float()
+
+        def aged(which: Tensor, age: Tensor) -> Tensor:
+            some = slice(int(which[0]), int(which[-1]) + 1)  # each face is sent once, whatever the number of its ages
+            which = (which - which[0]).to(self.device)
+            return self.steps["edit"](pixels[some].to(self.device)[which], age, inversions[some].to(self.device)[which])
+
         which = torch.arange(len(faces)).repeat_interleave(target.shape[1])
-        # of faces and inversions each chunk takes its rows: one for each age of each would be too many to send at once
-        codes = self._batched(
-            lambda index, age: self.steps["edit"](
-                pixels[index].to(self.device), age, inversions[index].to(self.device)
-            ),
-            which,
-            target.flatten(),
-        )
+        codes = self._batched(aged, which, target.flatten())
         return codes.unflatten(0, tuple(target.shape))
 
     def synthesize(self, w_plus: Tensor) -> list[Image.Image]:
@@ -329,11 +339,12 @@ class AgingPipeline(EditingMethods):
 
     @torch.no_grad()  # not inference_mode: codes may be learnt from later
     def _batched(self, function: Callable[..., Tensor], *rows: Tensor, precise: bool = False) -> Tensor:
-        """A function of some tensors' rows, `batch_size` at a time; its results in float32 on the CPU."""
+        """A function of some tensors' rows, `batch_size` at a time; codes or ages, float32, on the CPU."""
         with nullcontext() if precise else self._precision():
             chunks = zip(*(part.split(self.batch_size) for part in rows), strict=True)
-            made = [function(*map(self._sent, chunk)).float().cpu() for chunk in chunks]
-        return torch.cat(made)
+            # copied, as what is recorded overwrites its results; fetched together, so that the device need not wait
+            made = [function(*map(self._sent, chunk)).to(torch.float32, copy=True) for chunk in chunks]
+        return torch.cat(made).cpu()
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()

@@ -58,21 +58,22 @@ def test_a_folder_is_mirrored_with_one_picture_per_age_and_a_sheet(
         assert image.size == (32, 32)  # the generator's own size
 
 
-def test_recording_is_the_pipelines_and_is_yes_or_no(
-    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize("option", ["graphed", "compiled"])
+def test_recording_and_compiling_are_the_pipelines_and_are_yes_or_no(
+    option: str, checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch
 ) -> None:
     make, asked = AgingPipeline.from_pretrained, []
 
     def from_pretrained(*given, **how):
-        asked.append(how["graphed"])
+        asked.append(how[option])
         return make(*given, **how)
 
     monkeypatch.setattr(AgingPipeline, "from_pretrained", from_pretrained)
-    for number, graphed in enumerate(("false", "true")):
-        aged(checkpoint, photos, tmp_path / str(number), "target_ages=[5]", f"graphed={graphed}")
+    for number, value in enumerate(("false", "true")):
+        aged(checkpoint, photos, tmp_path / str(number), "target_ages=[5]", f"{option}={value}")
     assert asked == [False, True]
-    with pytest.raises(InputError, match="graphed is true or false, not 'cuda'"):
-        aged(checkpoint, photos, tmp_path / "2", "graphed=cuda")
+    with pytest.raises(InputError, match=f"{option} is true or false, not 'cuda'"):
+        aged(checkpoint, photos, tmp_path / "2", f"{option}=cuda")
 
 
 def test_one_bad_photo_does_not_stop_the_rest(checkpoint: Path, photos: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Job:
             keep_freed_memory()
         pipeline = AgingPipeline.from_pretrained(
             str(self.cfg.checkpoint), device=device, precision=self.cfg.precision, batch_size=self.cfg.batch_size,
-            graphed=self.cfg.graphed,
+            graphed=self.cfg.graphed, compiled=self.cfg.compiled,
         )  # fmt: skip
         return Runner(self.mode, pipeline, self.inputs, self.record(rank), quiet=self.ranks > 1)
 
@@ -120,7 +120,7 @@ def plan(cfg: DictConfig) -> Job:
     from sam_age.inference.running import OVERVIEW
     from sam_age.weights.known import resolve
 
-    need_bool(cfg, "overwrite", "sheet", "dry_run", "graphed")
+    need_bool(cfg, "overwrite", "sheet", "dry_run", "graphed", "compiled")
     if cfg.align not in ALIGN:
         raise InputError(f"align is one of {', '.join(ALIGN)}, not {cfg.align!r}.")
     if cfg.workers is not None and (not isinstance(cfg.workers, int) or cfg.workers < 0):
