@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_age.errors import InputError
+from sam_age.models.fused import trouble
 
 Tensors = list[Tensor]
 ADAM_LONG_AGO = 1e9
@@ -100,7 +101,7 @@ class Ranger(Optimizer):
         if group["use_gc"]:
             for gradient in gradients:
                 if gradient.ndim > 1:
-                    gradient.sub_(gradient.mean(tuple(range(1, gradient.ndim)), keepdim=True))
+                    centralise(gradient)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         rectified = rectification(group["step"], group["betas"][1], group["n_sma_threshold"])
@@ -173,6 +174,16 @@ class Ranger(Optimizer):
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.stride() != parameter.stride():  # channels innermost by now, say
                     state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def centralise(gradient: Tensor) -> None:
+    """Subtract from the inputs of each output, (O, ...), their mean, in place."""
+    if gradient.is_cuda and trouble(gradient.device) is None:
+        from sam_age.optim import centralising  # brings Triton
+
+        if centralising.serves(gradient):
+            return centralising.centralise(gradient)
+    gradient.sub_(gradient.mean(tuple(range(1, gradient.ndim)), keepdim=True))
 
 
 def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
