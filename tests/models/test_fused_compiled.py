@@ -17,6 +17,7 @@ from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sam_age.models.fused import kernels
+from sam_age.models.fused.launch import tiles
 
 def binary(kernel, sixteens=True, **constants):
     maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
@@ -33,22 +34,23 @@ def binary(kernel, sixteens=True, **constants):
     source = ASTSource(kernel, types, {(names.index(k),): v for k, v in constants.items()}, facts)
     return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
 
-def both_ways(pixels, columns, width, **given):
+def both_ways(width, **given):
     given["BLOCK_C"] = width
-    block, walk = {"BLOCK_P": pixels, **given}, {"BLOCK_W": columns, **given}
+    block, back = ({"BLOCK_P": n // width, **given} for n in (tiles.elements, tiles.back_elements))
+    walk, walk_back = ({"BLOCK_W": n // width, **given} for n in (tiles.filtered, tiles.back_filtered))
     yield binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block)
     yield binary(kernels.epilogue, PHASES=True, WRITES=True, STYLED=True, RGB=False, SKIP=False, **block)
-    yield binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=3, **block)
+    yield binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=tiles.stages, **back)
     for phases in (True, False):
         yield binary(kernels.fir_epilogue, PHASES=phases, **walk)
-        yield binary(kernels.fir_epilogue_backward, PHASES=phases, **walk)
+        yield binary(kernels.fir_epilogue_backward, PHASES=phases, **walk_back)
 
 for text in (
-    *both_ways(64, 32, 32),
+    *both_ways(32),
     # 24 channels, as at the 256 pixels of model=stylegan2_256_small: three blocks of eight
-    *both_ways(128, 128, 8, sixteens=False),
+    *both_ways(8, sixteens=False),
     binary(kernels.convolve, EPILOGUE=True, WRITES=True, STYLED=True, RGB=True, SKIP=True, INPUTS=32, OUTPUTS=32,
-           ROWS=8, COLUMNS=32),
+           ROWS=tiles.direct[0], COLUMNS=tiles.direct[1]),
 ):
     assert not re.search(r"(ld|st)\\.global\\.b16", text), "maps are not read in 16 bytes"
     assert re.search(r"st\\.global\\.v4\\.b32", text)

@@ -1,7 +1,7 @@
 """The kernels as functions of tensors: shapes of programs, and nothing else.
 
 How much a program does is fixed here, by the size of the map alone: nothing is tuned as it runs, so that all of it can
-be recorded as a CUDA graph. `python -m benchmarks.generator --tiles` tries others.
+be recorded as a CUDA graph. `python -m benchmarks.generator --parts tiles` tries others.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ class Tiles:
     """How much one program does. With four warps, 1024 numbers are eight a thread: 16 bytes of bfloat16."""
 
     widest: int = 64  # channels of a block
-    elements: int = 2048  # pixels x channels of a block
+    elements: int = 4096  # pixels x channels of a block
     warps: int = 4
-    back_elements: int = 1024  # the same on the way back, where there are sums to carry
+    back_elements: int = 2048  # the same on the way back, where there are sums to carry
     back_warps: int = 4
     chunk: int = 32  # blocks of one program on the way back: more of them, fewer parts of sums
-    stages: int = 1  # of its loop: 2 and more read ahead, into shared memory
-    rows: int = 16  # that a program with a filter walks down
+    stages: int = 4  # of its loop: 2 and more read ahead, into shared memory
+    rows: int = 32  # that a program with a filter walks down
     filtered: int = 2048  # columns x channels that it walks with
     filter_warps: int = 4
     back_filtered: int = 1024
     back_filter_warps: int = 4
-    direct: tuple[int, int] = (8, 32)  # rows and columns of a block of `convolve`
-    direct_warps: int = 8
+    direct: tuple[int, int] = (4, 32)  # rows and columns of a block of `convolve`
+    direct_warps: int = 4
 
 
 tiles = Tiles()
