@@ -40,7 +40,8 @@ def both_ways(width, **given):
     walk, walk_back = ({"BLOCK_W": n // width, **given} for n in (tiles.filtered, tiles.back_filtered))
     yield binary(kernels.epilogue, PHASES=False, WRITES=True, STYLED=True, RGB=True, SKIP=True, **block)
     yield binary(kernels.epilogue, PHASES=True, WRITES=True, STYLED=True, RGB=False, SKIP=False, **block)
-    yield binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, STAGES=tiles.stages, **back)
+    back |= {"STAGES": tiles.stages}
+    yield binary(kernels.epilogue_backward, PHASES=False, GIVEN=True, STYLED=True, RGB=True, **back)
     for phases in (True, False):
         yield binary(kernels.fir_epilogue, PHASES=phases, **walk)
         yield binary(kernels.fir_epilogue_backward, PHASES=phases, **walk_back)
