@@ -77,7 +77,7 @@ def animate(
     fps: float = 25.0,
     loop: str = "bounce",
     whole: bool = False,
-    faces: Which = "largest",
+    faces: Which | None = None,
     align: str = "auto",
     region: str = "head",
     caption: bool = False,
@@ -93,7 +93,8 @@ def animate(
         fps: frames a second.
         loop: see `frame_ages`; .gif and .webp repeat for ever but with "once".
         whole: the whole photo with its chosen faces aged in their place; else the first chosen face alone.
-        faces: as in `AgingPipeline.__call__`; of several, a film of a face alone shows the first.
+        faces: as in `AgingPipeline.__call__`; None: of a whole photo all, else the largest. Of several, a film of a
+            face alone shows the first.
         align: likewise; for a face alone.
         region: as in `AgingPipeline.photo`; for whole photos.
         caption: write the age into each frame.
@@ -104,11 +105,9 @@ def animate(
         InputError: a photo, age, suffix, length or rate that cannot be used; imageio-ffmpeg is not installed.
     """
     path, ages = Path(path), check_ages(ages)
-    if not (isinstance(seconds, int | float) and 0 < seconds <= 3600):
-        raise InputError(f"seconds is a number above 0 and up to 3600, not {seconds!r}.")
-    check_film(path, fps)
-    years = frame_ages(ages, max(2, round(seconds * fps)), loop)
+    years = frames_of(path, ages, seconds, fps, loop)
     known = sorted(set(ages))
+    faces = ("all" if whole else "largest") if faces is None else faces
     if whole:
         aged = pipeline.photo(photo, known, faces=faces, region=region)
         paths = [_path(known, face.w_plus) for face in aged.faces]
@@ -120,6 +119,16 @@ def animate(
     if caption:
         frames = (_captioned(frame, f"{age:.0f}") for frame, age in zip(frames, years, strict=True))
     return write_film(path, frames, fps=fps, count=len(years), repeat=loop != "once", progress=progress)
+
+
+def frames_of(path: Path, ages: Sequence[float], seconds: float, fps: float, loop: str) -> list[float]:
+    """The age of each frame of a film; `InputError` for one that cannot be made, before anything is drawn."""
+    if not (isinstance(seconds, int | float) and 0 < seconds <= 3600):
+        raise InputError(f"seconds is a number above 0 and up to 3600, not {seconds!r}.")
+    check_film(path, fps)
+    count = max(2, round(seconds * fps))
+    _check_count(path, count)
+    return frame_ages(ages, count, loop)
 
 
 def _path(known: list[float], codes: Tensor) -> LifespanPath:
@@ -179,6 +188,11 @@ def check_film(path: Path, fps: float) -> None:
         ffmpeg()
 
 
+def _check_count(path: Path, frames: int) -> None:
+    if path.suffix.lower() != ".mp4" and frames > _MOST_FRAMES:
+        raise InputError(f"A {path.suffix} of {frames} frames is too long, {_MOST_FRAMES} at most: write an .mp4.")
+
+
 def write_film(
     path: str | Path,
     frames: Iterable[Image.Image],
@@ -202,8 +216,8 @@ def write_film(
     path = Path(path)
     check_film(path, fps)
     count = len(frames) if count is None and isinstance(frames, Sequence) else count
-    if path.suffix.lower() != ".mp4" and count is not None and count > _MOST_FRAMES:
-        raise InputError(f"A {path.suffix} of {count} frames is too long, {_MOST_FRAMES} at most: write an .mp4.")
+    if count is not None:
+        _check_count(path, count)
     bar = tqdm(frames, desc=f"Writing {path.name}", total=count, unit="frame", disable=_disabled(progress))
     pictures = _of_one_size(bar)
     try:

@@ -207,3 +207,19 @@ def test_two_processes_make_what_one_makes_each_its_own(checkpoint: Path, tmp_pa
     assert all('"done"' in path.read_text() for path in ranks)
     assert "3 of 4 written" in done.stderr
     assert "bad.png" in done.stderr
+
+
+def test_a_film_of_a_whole_photo_ages_everybody_unless_told_otherwise(checkpoint: Path, tmp_path: Path) -> None:
+    her = data.astronaut()
+    Image.fromarray(np.hstack([her, her])).save(tmp_path / "two.png")
+    short = ["mode=animate", "mode.whole=true", "mode.seconds=0.2", "mode.fps=10", "target_ages=[20,70]"]
+
+    def halves(name: str, *more: str) -> list[float]:
+        (made,) = run(checkpoint, tmp_path / "two.png", tmp_path / name, *short, *more)
+        with Image.open(tmp_path / name / made) as film:
+            change = np.abs(np.asarray(film.convert("RGB"), float) - np.hstack([her, her]))
+        return [change[:200, half].mean() for half in (slice(512), slice(512, None))]
+
+    assert min(halves("all")) > 5
+    one, other = sorted(halves("one", "faces=largest"))
+    assert one < 3 < other

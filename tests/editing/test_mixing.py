@@ -26,7 +26,7 @@ def test_layers_are_named_as_the_authors_number_them():
         parts = [n for name in ("coarse", "middle", "fine") if (n_styles, name) != (4, "middle")
                  for n in layers_of(name, n_styles)]  # fmt: skip
         assert parts == list(range(n_styles))
-    for wrong in ("8-20", "some", [-1], [], "3-2", 5, [None]):
+    for wrong in ("8-20", "some", [-1], [], "3-2", 50, [None]):
         with pytest.raises(InputError, match="layers"):
             layers_of(wrong, 18)
 

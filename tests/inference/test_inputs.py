@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam_age.errors import InputError
-from sam_age.inference.inputs import inside, shares, stems_of
+from sam_age.inference.inputs import inside, open_inputs, shares, stems_of
 from sam_age.inference.record import Record, check_free
 
 
@@ -51,3 +51,26 @@ def test_files_of_others_are_seen_with_and_without_a_face(tmp_path: Path) -> Non
         with pytest.raises(InputError, match=rf"{stem}\w*_005\.png is already there"):
             check_free(tmp_path, [(stem, ["_005.png"])], set())
     check_free(tmp_path, [("you", ["_005.png"])], {"you_face2_005.png"})
+
+
+def test_several_files_and_globs_keep_the_folders_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/a.jpg", "p/deep/b.png", "p/notes.txt", "q/c.JPG", "q/[d].jpg", "clip.mp4"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+    def found(given: object, **more: bool) -> list[str]:
+        return open_inputs(given, tmp_path / "out", **more).keys
+
+    assert found(["p/a.jpg", "q/c.JPG", "p/../p/a.jpg"]) == ["p/a.jpg", "q/c.JPG"]
+    assert found(["p/deep/b.png"]) == ["b.png"]
+    assert found("p/*") == ["a.jpg"]
+    assert found("p/**/*.*") == ["a.jpg", "deep/b.png"]
+    assert found("[pq]/*.[jJ]*") == ["p/a.jpg", "q/[d].jpg", "q/c.JPG"]
+    assert found("q/[d].jpg") == ["[d].jpg"]  # a file that is there is no pattern
+    assert found("*.mp4", clips=True) == ["clip.mp4"]
+    for given, said in ((["p/a.jpg", "q"], "q is a folder"), (["p/a.jpg", "no.jpg"], "is not there"), ([], "names no")):
+        with pytest.raises(InputError, match=said):
+            found(given)
+    with pytest.raises(InputError, match="No tar shards match"):
+        found("no*.jpg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -112,7 +113,7 @@ def infer(cfg: DictConfig) -> None:
 
 def plan(cfg: DictConfig) -> Job:
     """What there is to do, after everything was checked that can be without loading a network."""
-    from sam_age.choices import ALIGN, check_ages
+    from sam_age.choices import ALIGN, FACES, check_ages, choose
     from sam_age.device import pick_device
     from sam_age.inference.inputs import open_inputs
     from sam_age.inference.modes import MODES
@@ -134,11 +135,14 @@ def plan(cfg: DictConfig) -> Job:
         raise InputError(f"target_ages has an age twice: {ages}. Give each once.")
     faces = OmegaConf.to_container(cfg)["faces"]
     if faces is None:
-        faces = "all" if name in ("photo", "video") else "largest"
+        faces = "all" if name in ("photo", "video") or options.get("whole") is True else "largest"
+    if faces not in FACES:  # a mistyped one is said here, not of every picture; how many there are, no one knows yet
+        choose(faces, 1 << 30)
     align = "never" if _own(cfg) and cfg.align == "auto" else cfg.align  # made aligned: nothing to look for
     mode = MODES[name](name, options, ages, align, faces, cfg.sheet)
     output = Path(str(cfg.output))
-    inputs = open_inputs(str(cfg.input), output, clips=name == "video")
+    given = OmegaConf.to_container(cfg)["input"]
+    inputs = open_inputs(given if isinstance(given, list) else str(given), output, clips=name == "video")
     device = pick_device(cfg.device)
     ranks = _ranks(cfg, device)
     weights = _file(resolve(str(cfg.checkpoint)))
@@ -152,12 +156,12 @@ def plan(cfg: DictConfig) -> Job:
     if not cfg.overwrite:
         done = record.done()
         todo = [n for n in todo if (row := done.get(inputs.keys[n])) is None or row.get("stamp") != inputs.stamp(n)]
-        wanted = [(inputs.stems[n], mode.endings(inputs.keys[n])) for n in todo]
+        wanted = ((inputs.stems[n], mode.endings(inputs.keys[n])) for n in todo)  # of a million: one at a time
         overview = (
             [("sheet", [".png"])] if todo and len(inputs) > 1 and mode.sheet and name in ("ages", "sheet") else []
         )
         assert OVERVIEW == "sheet.png"
-        check_free(output, [*wanted, *overview], record.files())
+        check_free(output, itertools.chain(wanted, overview), record.files())
     if 0 < len(todo) < ranks:  # Lightning's ranks wait for each other, and one without work would not
         if cfg.num_nodes > 1:
             raise InputError(f"{ranks} ranks for the {len(todo)} left to do: give num_nodes=1.")

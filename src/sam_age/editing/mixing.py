@@ -20,8 +20,8 @@ from sam_age.models.stylegan2 import Generator
 FINE_FROM = 8
 """First of the layers that the authors exchange: from 64 pixels up."""
 
-Layers = str | Iterable[int] | None
-"""Which of the styles: numbers; "8-17" or "4,5,8-11"; "coarse", "middle", "fine" or "all"; None is "fine"."""
+Layers = str | int | Iterable[int] | None
+"""Which styles: a number or several; "8-17" or "4,5,8-11"; "coarse", "middle", "fine" or "all"; None is "fine"."""
 
 
 def layers_of(layers: Layers, n_styles: int) -> list[int]:
@@ -35,8 +35,8 @@ def layers_of(layers: Layers, n_styles: int) -> list[int]:
 
     >>> layers_of("fine", 18)
     [8, 9, 10, 11, 12, 13, 14, 15, 16, 17]
-    >>> layers_of("0, 4-6", 18)
-    [0, 4, 5, 6]
+    >>> layers_of("0, 4-6", 18), layers_of(9, 18)
+    ([0, 4, 5, 6], [9])
     """
     fine = FINE_FROM if n_styles >= 12 else n_styles // 2
     named = {"coarse": range(min(3, fine)), "middle": range(3, fine), "fine": range(fine, n_styles)}
@@ -44,7 +44,9 @@ def layers_of(layers: Layers, n_styles: int) -> list[int]:
     if layers is None:
         layers = "fine"
     try:
-        if not isinstance(layers, str):
+        if isinstance(layers, int):  # mode.layers=9 of a command line
+            chosen = {layers}
+        elif not isinstance(layers, str):
             chosen = {int(layer) for layer in layers}
         elif layers in named:
             chosen = set(named[layers])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import itertools
 import logging
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from sam_age.data.images import read_image
+from sam_age.data.images import IMAGE_SUFFIXES, read_image
 from sam_age.data.sources import ImageSource, TarShards, ZipFaces, open_source
 from sam_age.errors import InputError
 
@@ -66,8 +67,8 @@ class Inputs:
         return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def open_inputs(given: str, output: Path, *, clips: bool = False) -> Inputs:
-    """The inputs that a path, a glob, a pattern of shards, or the name of the package's own portraits means.
+def open_inputs(given: str | Sequence[Any], output: Path, *, clips: bool = False) -> Inputs:
+    """The inputs that a path, several files, a glob or pattern, or the name of the package's own portraits means.
 
     Raises:
         InputError: nothing there, or nothing usable.
@@ -75,6 +76,8 @@ def open_inputs(given: str, output: Path, *, clips: bool = False) -> Inputs:
     from sam_age.data.prepare import find_pictures
     from sam_age.pretrained import portraits
 
+    if not isinstance(given, str):
+        return _several([Path(str(path)) for path in given])
     if given == portraits.NAME and not clips:
         if Path(given).exists():
             log.warning("input=%s is what comes with the package; for what is here give input=./%s.", given, given)
@@ -82,9 +85,11 @@ def open_inputs(given: str, output: Path, *, clips: bool = False) -> Inputs:
         root, everything = find_pictures(portraits.folder(), output)
         return _files(root, [picture for picture in everything if picture in chosen])
     path = Path(given)
+    pattern = not path.exists() and ("{" in given or glob.has_magic(given))
+    if pattern and (loose := _matching(given, CLIPS if clips else IMAGE_SUFFIXES)):
+        return _several(loose)
     if clips:
         return _clips(path, output)
-    pattern = not path.exists() and ("{" in given or glob.has_magic(given))
     packed = path.is_file() and (path.suffix == ".tar" or (path.suffix == ".zip" and zipfile.is_zipfile(path)))
     if not (pattern or packed or (path.is_dir() and any(path.glob("*.tar")))):
         return _files(*find_pictures(path, output))
@@ -102,6 +107,25 @@ def open_inputs(given: str, output: Path, *, clips: bool = False) -> Inputs:
 def _files(root: Path, paths: Sequence[Path]) -> Inputs:
     keys = [path.relative_to(root).as_posix() for path in paths]
     return Inputs(Files(paths), keys, stems_of(keys))
+
+
+def _matching(pattern: str, suffixes: Collection[str]) -> list[Path]:
+    """Files of some kinds that a glob matches: photos/2024-*.jpg, photos/**/*.png."""
+    found = (Path(path) for path in sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207 absolute, too
+    return [path for path in found if path.suffix.lower() in suffixes and path.is_file()]
+
+
+def _several(paths: Sequence[Path]) -> Inputs:
+    """Files; names are relative to the deepest folder that holds all of them."""
+    if missing := [path for path in paths if not path.is_file()]:
+        what = "is a folder" if missing[0].is_dir() else "is not there"
+        raise InputError(f"{missing[0]} {what}: of several inputs each is a file; a folder is given by itself.")
+    if not paths:
+        raise InputError("input=[] names no file: give one, several, or a folder.")
+    files = list({os.path.abspath(path): path for path in paths}.items())  # noqa: PTH100 links keep their names
+    root = Path(os.path.commonpath([Path(place).parent for place, _ in files]))
+    keys = [Path(place).relative_to(root).as_posix() for place, _ in files]
+    return Inputs(Files([path for _, path in files]), keys, stems_of(keys))
 
 
 def _clips(path: Path, output: Path) -> Inputs:

@@ -63,10 +63,36 @@ class Mode:
     """Faces of several pictures go through the networks together."""
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check the options: a wrong one is said at once, not of every picture in turn."""
 
     def prepare(self, pipeline: AgingPipeline) -> None:
-        """What is needed once, before the first picture."""
+        """What is needed once, before the first picture; the options that depend on the model are checked here."""
+
+    def _number(self, key: str, low: float, high: float, *, whole: bool = False) -> None:
+        value = self.options[key]
+        kind = int if whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            raise InputError(f"mode.{key} is a {'whole ' if whole else ''}number from {low} to {high}, not {value!r}.")
+
+    def _one_of(self, key: str, *known: str | None) -> None:
+        if self.options[key] not in known:
+            raise InputError(f"mode.{key} is one of {', '.join(filter(None, known))}, not {self.options[key]!r}.")
+
+    def _yes_or_no(self, key: str) -> None:
+        if not isinstance(self.options[key], bool):  # Hydra reads `no` and `maybe` as words, and words count as true
+            raise InputError(f"mode.{key} is true or false, not {self.options[key]!r}.")
+
+    def _layers(self, pipeline: AgingPipeline) -> None:
+        from sam_age.editing.mixing import layers_of
+
+        layers_of(self.options["layers"], pipeline.sam.decoder.n_latent)
+
+    def _pictures(self, key: str) -> Inputs:
+        """Those that an option names."""
+        try:
+            return open_inputs(str(self.options[key]), Path())
+        except InputError as error:
+            raise InputError(f"mode.{key}: {error}".replace("give input=", f"give mode.{key}=")) from None
 
     def endings(self, key: str) -> list[str]:
         """Of the files made of a picture called so."""
@@ -135,6 +161,9 @@ class Ages(FaceMode):
 class Sheet(FaceMode):
     """All ages side by side, and nothing else."""
 
+    def __post_init__(self) -> None:
+        self._number("cell", 16, 4096, whole=True)
+
     def labels(self) -> list[str]:
         return ["sheet"]
 
@@ -148,6 +177,15 @@ class Sheet(FaceMode):
 
 class Mix(FaceMode):
     """Aged, in the colours and textures of random styles."""
+
+    def __post_init__(self) -> None:
+        self._number("styles", 1, 1000, whole=True)
+        self._number("alpha", 0, 1)
+        self._number("seed", 0, 2**63 - 1, whole=True)
+        self._number("truncation", -10, 10)
+
+    def prepare(self, pipeline: AgingPipeline) -> None:
+        self._layers(pipeline)
 
     def labels(self) -> list[str]:
         return [f"{age_label(age)}_style{n}" for age in self.ages for n in range(self.options["styles"])]
@@ -166,13 +204,14 @@ class Reference(FaceMode):
     names: list[str]
 
     def __post_init__(self) -> None:
-        where = self.options["references"]
-        if not where:
+        if not self.options["references"]:
             raise InputError("mode=reference needs mode.references=, a picture or a folder of faces to look like.")
-        self.inputs = open_inputs(str(where), Path())
+        self._number("alpha", 0, 1)
+        self.inputs = self._pictures("references")
         self.names = [stem.replace("/", "-") for stem in self.inputs.stems]
 
     def prepare(self, pipeline: AgingPipeline) -> None:
+        self._layers(pipeline)
         found = [self._largest(pipeline, self.inputs, n) for n in range(len(self.inputs))]
         self.looks = [face for face in found if face is not None]
         if len(self.looks) < len(found):  # names were given out already
@@ -196,16 +235,26 @@ class Edit(FaceMode):
 
     def __post_init__(self) -> None:
         kind, options = self.options["kind"], self.options
-        if kind not in ("patch", "dial", "direction"):
-            raise InputError(f"mode.kind is patch, dial or direction, not {kind!r}.")
-        if kind == "direction" and not (options["direction"] or (options["having"] and options["lacking"])):
-            raise InputError(
-                "mode.kind=direction needs mode.direction=, a file that holds one, or two folders of faces: "
-                "mode.having= and mode.lacking=."
-            )
-        amount = options["amount"]
-        if isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise InputError(f"mode.amount is a number, not {amount!r}.")
+        self._one_of("kind", "patch", "dial", "direction")
+        if kind == "patch":
+            from sam_age.editing.patches import mask_of
+
+            self._number("feather", 0, 0.5)
+            self._one_of("onto", "input", "reconstruction")
+            self._one_of("blend", "pixels", "features")
+            mask_of(str(options["where"]), 256, options["feather"])
+        elif kind == "dial":
+            self._number("amount", 0, 1)
+        else:
+            self._number("amount", -1000, 1000)
+            self._one_of("when", "before", "after")
+            if not (options["direction"] or (options["having"] and options["lacking"])):
+                raise InputError(
+                    "mode.kind=direction needs mode.direction=, a file that holds one, or two folders of faces: "
+                    "mode.having= and mode.lacking=."
+                )
+            if not options["direction"]:
+                self.sides = {side: self._pictures(side) for side in ("having", "lacking")}
 
     def prepare(self, pipeline: AgingPipeline) -> None:
         if self.options["kind"] != "direction":
@@ -213,10 +262,10 @@ class Edit(FaceMode):
         from sam_age.editing.directions import LatentDirection
         from sam_age.weights import load
 
+        self._layers(pipeline)
         if not self.options["direction"]:
             sides = []
-            for side in ("having", "lacking"):
-                inputs = open_inputs(str(self.options[side]), Path())
+            for side, inputs in self.sides.items():
                 found = [self._largest(pipeline, inputs, n) for n in range(len(inputs))]
                 sides.append([face for face in found if face is not None])
                 if not sides[-1]:
@@ -254,9 +303,14 @@ class Animate(Mode):
     """A film of a face, or of the whole photo, going through its ages."""
 
     def __post_init__(self) -> None:
-        from sam_age.animation import check_film
+        from sam_age.animation import frames_of
+        from sam_age.photos import REGIONS
 
-        check_film(Path(f"film.{self.options['format']}"), self.options["fps"])
+        self._yes_or_no("whole")
+        self._yes_or_no("caption")
+        self._one_of("region", *REGIONS)
+        film = Path(f"film.{self.options['format']}")
+        frames_of(film, self.ages, *(self.options[key] for key in ("seconds", "fps", "loop")))
 
     def endings(self, key: str) -> list[str]:
         return [f".{self.options['format']}"]
@@ -269,6 +323,13 @@ class Animate(Mode):
 
 class PhotoMode(Mode):
     """Whole photos, every face aged in its place."""
+
+    def __post_init__(self) -> None:
+        from sam_age.photos import REGIONS, SUFFIXES
+
+        self._one_of("format", None, *(suffix[1:] for suffix in SUFFIXES))
+        self._one_of("region", *REGIONS)
+        self._yes_or_no("match_colours")
 
     def endings(self, key: str) -> list[str]:
         from sam_age.photos import SUFFIXES
@@ -292,6 +353,16 @@ class Video(Mode):
     """Clips, faces followed from frame to frame."""
 
     takes = "path"
+
+    def __post_init__(self) -> None:
+        from sam_age.clips import SUFFIXES, ffmpeg
+        from sam_age.photos import REGIONS
+
+        self._one_of("format", *(suffix[1:] for suffix in SUFFIXES))
+        self._one_of("region", *REGIONS)
+        self._yes_or_no("match_colours")
+        self._number("smoothing", 0, 10)
+        ffmpeg()
 
     def endings(self, key: str) -> list[str]:
         return [f".{self.options['format']}"]
