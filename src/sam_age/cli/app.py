@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from sam_age.cli.help import show_help
 from sam_age.config import CONF_DIR
 from sam_age.errors import InputError
 
@@ -44,7 +45,10 @@ def hydra_app(config_name: str, task: Callable[[DictConfig], None]) -> Callable[
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         with _plain_errors(name, config_name):
-            run()
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                show_help(run, config_name)
+            else:
+                run()
 
     return main
 
