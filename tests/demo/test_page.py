@@ -259,3 +259,15 @@ def test_only_this_machine_is_answered_and_browsers_are_told_to_fetch_nothing(ad
     assert headers["cache-control"] == "no-store"
     status, _, _ = call(address, "/", Host="evil.example")  # a name that a stranger points here
     assert status == 400
+
+
+def test_what_gradio_offers_besides_is_not_there(address: str) -> None:
+    before = sorted(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"))
+    for path in ("process_recording", "run-history/connect", "vibe-code", "undo-vibe-edit"):
+        for prefix in ("/gradio_api/", "/"):
+            status, body, headers = call(address, f"{prefix}{path}", {"video": "x"})
+            assert (status, body) == (404, "Not here."), path
+            assert headers["x-content-type-options"] == "nosniff"
+    for path in ("proxy=https://face.example/a.png", "monitoring/summary", "deep_link?session_hash=s", "runs"):
+        assert call(address, f"/gradio_api/{path}")[:2] == (404, "Not here."), path
+    assert sorted(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*")) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ HEADERS = {
     "cache-control": "no-store",  # faces are not for caches
 }
 
+# What Gradio offers besides, and this page has no use for: it takes films and hands them to ffmpeg, stores what a link
+# is to bring back, fetches for others, tells of its use.
+CLOSED = re.compile(r"/(process_recording|deep_link|run-history|runs|proxy=|monitoring|profiling|(undo-)?vibe-)")
+
 # read when Gradio is imported: nothing is reported, nothing is looked up
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -43,13 +48,15 @@ def need_gradio() -> None:
         raise InputError("The web page needs Gradio: pip install 'sam-age[demo]'.") from None
 
 
-class _Headers:
-    """ASGI middleware: `HEADERS` on every answer."""
+class _Guard:
+    """ASGI middleware: `CLOSED` is not there, and `HEADERS` are on every answer."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
@@ -57,7 +64,10 @@ class _Headers:
                 message = {**message, "headers": kept + ours}
             await send(message)
 
-        await self.app(scope, receive, with_headers)
+        if scope["type"] == "http" and CLOSED.search(scope["path"]):
+            await PlainTextResponse("Not here.", status_code=404)(scope, receive, with_headers)
+        else:
+            await self.app(scope, receive, with_headers)
 
 
 @contextmanager
@@ -74,6 +84,24 @@ def _no_downloads() -> Iterator[None]:
         yield
     finally:
         processing_utils.async_ssrf_protected_get = before
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """Gradio's files go to a private folder, which goes when the page does."""
+    from gradio import routes
+
+    before, usual = os.environ.get("GRADIO_TEMP_DIR"), routes.DEFAULT_TEMP_DIR
+    with tempfile.TemporaryDirectory(prefix="sam-demo-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = routes.DEFAULT_TEMP_DIR = folder  # parts remember the first, routes the other
+        try:
+            yield
+        finally:
+            routes.DEFAULT_TEMP_DIR = usual
+            if before is None:
+                os.environ.pop("GRADIO_TEMP_DIR", None)
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = before
 
 
 @contextmanager
@@ -101,38 +129,30 @@ def running(
 
     from sam_age.demo.page import THEME, build
 
-    middleware = [Middleware(_Headers)]
+    middleware = [Middleware(_Guard)]
     if host in LOCAL:  # another site's page cannot reach in by a name that it points here
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"]))
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with _no_downloads(), tempfile.TemporaryDirectory(prefix="sam-demo-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # before the page is built: its parts remember it
+    with _no_downloads(), _own_folder():
+        page = build(studio, note)
+        page.queue(max_size=queue_size, api_open=False)
+        style = Path(__file__).with_name("style.css")
         try:
-            page = build(studio, note)
-            page.queue(max_size=queue_size, api_open=False)
-            style = Path(__file__).with_name("style.css")
-            try:
-                _, address, _ = page.launch(
-                    server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True,
-                    inbrowser=open_browser, max_file_size=int(studio.limits.megabytes * 1e6), show_error=False,
-                    state_session_capacity=sessions, enable_monitoring=False, ssr_mode=False, run_history=False,
-                    footer_links=[], mcp_server=False, strict_cors=True, theme=THEME, css_paths=style,
-                    app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None},
-                )  # fmt: skip
-            except OSError:
-                where = f"{host}:{port}" if port else f"{host}, ports 7860 to 7959"
-                raise InputError(
-                    f"The page cannot be served at {where}, taken or not this machine's: give port=..."
-                ) from None
-            try:
-                yield address
-            finally:
-                page.close(verbose=False)
+            _, address, _ = page.launch(
+                server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True,
+                inbrowser=open_browser, max_file_size=int(studio.limits.megabytes * 1e6), show_error=False,
+                state_session_capacity=sessions, enable_monitoring=False, ssr_mode=False, run_history=False,
+                footer_links=[], mcp_server=False, strict_cors=True, theme=THEME, css_paths=style,
+                app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None},
+            )  # fmt: skip
+        except OSError:
+            where = f"{host}:{port}" if port else f"{host}, ports 7860 to 7959"
+            raise InputError(
+                f"The page cannot be served at {where}, taken or not this machine's: give port=..."
+            ) from None
+        try:
+            yield address
         finally:
-            if before is None:
-                os.environ.pop("GRADIO_TEMP_DIR", None)
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+            page.close(verbose=False)
 
 
 def note_of(name: str) -> str:
