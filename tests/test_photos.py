@@ -292,6 +292,7 @@ def test_a_sheet_shows_photos_in_their_shape(couple: Image.Image) -> None:
     assert np.ptp(rows[rows < 412]) + 1 == pytest.approx(256, abs=2)  # 512 / 824 of 412, and its caption is below
     aged = mirror().photo(couple, [20, 40])
     assert [caption for _, caption in aged.cells()] == ["input", "age 20", "age 40"]
+    assert (np.asarray(aged.cells()[0][0]) == np.asarray(number_faces(couple, aged.found))).all()  # who is which number
     assert aged.sheet(206).width == 3 * 206 + 4 * 4
 
 

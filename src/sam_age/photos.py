@@ -241,9 +241,10 @@ class AgedPhoto:
         return self.paster.mask
 
     def cells(self) -> list[Cell]:
-        """The photograph and all ages, each with its caption."""
+        """The photograph and all ages, each with its caption; of several faces the numbers that `faces=` takes."""
         aged = [(self.image(number), f"age {age:g}") for number, age in enumerate(self.ages)]
-        return [(self.photo.image, "input"), *aged]
+        image = self.photo.image if len(self.found) == 1 else number_faces(self.photo.image, self.found)
+        return [(image, "input"), *aged]
 
     def sheet(self, cell: int = 512) -> Image.Image:
         """They side by side, at most four in a row, none wider or higher than `cell` pixels."""
