@@ -1,4 +1,4 @@
-"""sam-weights: what files of weights there are, what one holds, and smaller files from large ones."""
+"""sam-weights: what files of weights there are, what one holds, smaller files from large ones, and ONNX."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   sam-weights inspect sam_ffhq_aging.pt                   what a file holds, and whether it would load
   sam-weights convert sam_ffhq_aging.pt sam.safetensors   half the size, and nothing pickled
   sam-weights convert ffhq.pkl ffhq.safetensors --no-half NVlabs' StyleGAN2, full precision
+  sam-weights onnx sam_ffhq_aging.pt onnx/                to run without PyTorch
 """
 
 
@@ -77,6 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     command.set_defaults(run=convert)
+
+    command = commands.add_parser(
+        "onnx", help="write a SAM as ONNX graphs, checked against PyTorch",
+        description="Write encoder.onnx (a face and an age to w+) and generator.onnx (w+ to a picture), which run "
+        "without PyTorch; each is kept if onnxruntime agrees with PyTorch. Needs: pip install 'sam-age[onnx]'.",
+        epilog="examples:\n  sam-weights onnx lifespan onnx/\n  sam-weights onnx sam.safetensors onnx/ --overwrite\n",
+        formatter_class=layout,
+    )  # fmt: skip
+    command.add_argument("file", metavar="FILE", help="a file, or a name from `sam-weights list`")
+    command.add_argument("folder", metavar="FOLDER", type=Path)
+    command.add_argument("--overwrite", action="store_true", help="replace graphs that are in FOLDER")
+    command.set_defaults(run=onnx)
     return parser
 
 
@@ -168,6 +181,21 @@ def convert(given: argparse.Namespace) -> None:
         f"{out}: {type(network).__name__}, {precision}, {_size(after)}, "
         f"{after / before:.1%} of {path.name}'s {_size(before)}"
     )
+
+
+def onnx(given: argparse.Namespace) -> None:
+    """Write the graphs of FILE to FOLDER."""
+    from sam_age.export import PARTS, export_onnx
+    from sam_age.models.sam import SAM
+    from sam_age.weights.loading import load
+
+    there = [graph for part in PARTS if (graph := given.folder / f"{part}.onnx").exists()]
+    if there and not given.overwrite:
+        raise InputError(f"{there[0]} exists: add --overwrite to replace it, or give another folder.")
+    network = load(given.file)
+    if not isinstance(network, SAM):
+        raise InputError(f"{given.file} holds {type(network).__name__}, not a whole SAM: give a SAM checkpoint.")
+    export_onnx(network, given.folder)  # says what it writes
 
 
 def _nested(config: dict) -> bool:
