@@ -60,7 +60,7 @@ class _Page:
                 self._whose()
             with gr.Column(scale=7, min_width=300):
                 self._at_which_age()
-        self._more()
+                self._more()  # here: a photo of many faces makes the other column long
         self._connect()
 
     # ---- what stands where -------------------------------------------------------------------------------------------
