@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam_age.cli import help as help_
+from sam_age.cli.app import _explain
 from sam_age.cli.help import comments, explained
 from sam_age.config import CONF_DIR
 from tests.cli.test_train import run
@@ -45,3 +46,10 @@ def test_comments_go_on_below_and_come_from_the_files_that_a_choice_builds_on(tm
     assert explained(text, known).splitlines()[4:] == [
         "part:                 # which", "  a: 2                # two", "  l: [1, 2]", "e: 4                  # four",
     ]  # fmt: skip
+
+
+def test_a_key_of_another_option_is_sent_there_and_no_paths_are_said() -> None:
+    said = _explain("Could not override 'mode.seconds'.\nTo append to your config use +mode.seconds=4", "infer")
+    assert said == "Could not override 'mode.seconds': it is an option of mode=animate."
+    missing = "In 'infer': Could not find 'mode/no'\n\nAvailable options in 'mode':\n\tages\nConfig search path:\n\t/a/b"
+    assert _explain(missing, "infer") == "In 'infer': Could not find 'mode/no' Available options in 'mode': ages"

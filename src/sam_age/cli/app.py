@@ -102,7 +102,7 @@ def _explain(message: str, config_name: str) -> str:
     """Hydra's complaint in one line, with the nearest key that does exist."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     lines = [line for line in lines if not re.match(r"(full_key|object_type|reference_type|See http)", line)]
-    text = " ".join(lines)
+    text = " ".join(lines).partition(" Config search path:")[0]
     if re.search(r"(mismatched|extraneous) input|token recognition error|no viable alternative", text):
         return (
             f"{lines[0]} Arguments are key=value; a value with spaces, commas or brackets is quoted twice: "
@@ -117,6 +117,8 @@ def _explain(message: str, config_name: str) -> str:
     if "." in key and (CONF_DIR / group).is_dir() and group not in base:
         options = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
         return f"Could not override '{key}': choose {group}= one of {options} first."
+    if owners := _owners(key):
+        return f"Could not override '{key}': it is an option of {' and '.join(owners)}."
     if near := _nearest(key, list(_keys(base))):
         text += f" Did you mean {near}?"
     return text
@@ -130,6 +132,13 @@ def _base(config_name: str) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return OmegaConf.to_container(compose(config_name), resolve=False)
+
+
+def _owners(key: str) -> list[str]:
+    """Which options of a group have a key of it: mode.seconds is mode=animate's."""
+    group, _, name = key.partition(".")
+    files = sorted((CONF_DIR / group).glob("*.yaml")) if name.isidentifier() else []
+    return [f"{group}={file.stem}" for file in files if name in (OmegaConf.load(file) or {})]
 
 
 def _nearest(key: str, known: list[str]) -> str | None:
