@@ -51,5 +51,5 @@ def test_comments_go_on_below_and_come_from_the_files_that_a_choice_builds_on(tm
 def test_a_key_of_another_option_is_sent_there_and_no_paths_are_said() -> None:
     said = _explain("Could not override 'mode.seconds'.\nTo append to your config use +mode.seconds=4", "infer")
     assert said == "Could not override 'mode.seconds': it is an option of mode=animate."
-    missing = "In 'infer': Could not find 'mode/no'\n\nAvailable options in 'mode':\n\tages\nConfig search path:\n\t/a/b"
+    missing = "In 'infer': Could not find 'mode/no'\nAvailable options in 'mode':\n\tages\nConfig search path:\n\t/a"
     assert _explain(missing, "infer") == "In 'infer': Could not find 'mode/no' Available options in 'mode': ages"
