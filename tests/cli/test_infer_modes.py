@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
@@ -223,3 +225,30 @@ def test_a_film_of_a_whole_photo_ages_everybody_unless_told_otherwise(checkpoint
     assert min(halves("all")) > 5
     one, other = sorted(halves("one", "faces=largest"))
     assert one < 3 < other
+
+
+def test_calibrated_ages_are_those_the_network_reads_and_are_told(checkpoint, face, tmp_path, monkeypatch) -> None:
+    with pytest.raises(InputError, match="needs an age network"):
+        run(checkpoint, face, tmp_path / "without", "mode.calibrate=true", *ALIGNED)
+    settings = []
+
+    def read_age(self: AgingPipeline, faces: list) -> list[float]:  # ten years more than was set
+        return [settings.pop(0) + 10 if settings else 40.0 for _ in faces]
+
+    def edit(self: AgingPipeline, faces: list, ages: list, inversions=None) -> torch.Tensor:
+        settings[:] = [age for row in ages for age in row]
+        return plain(self, faces, ages, inversions)
+
+    plain = AgingPipeline.edit
+    monkeypatch.setattr(AgingPipeline, "edit", edit)
+    monkeypatch.setattr(AgingPipeline, "read_age", read_age)
+    monkeypatch.setattr(AgingPipeline, "age_net", torch.nn.Identity())
+    made = run(checkpoint, face, tmp_path / "out", "mode.calibrate=true", *ALIGNED)
+    assert made == ["one_020.png", "one_070.png", "one_calibration.json", "one_sheet.png"]
+    told = json.loads((tmp_path / "out/one_calibration.json").read_text())
+    assert [(row["asked"], row["read_uncalibrated"], row["reached"]) for row in told] == [
+        (20, 30, True),
+        (70, 80, True),
+    ]
+    assert [row["set"] for row in told] == pytest.approx([10, 60], abs=0.5)
+    assert [row["read"] for row in told] == pytest.approx([20, 70], abs=0.5)

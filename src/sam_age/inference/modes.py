@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Made:
     pictures: list[tuple[str, Image.Image]]
     sheet: Image.Image | None = None
     row: list[Cell] = field(default_factory=list)  # for the overview of many
+    more: list[tuple[str, bytes]] = field(default_factory=list)  # other files, by the endings of their names
 
 
 @dataclass
@@ -150,12 +152,45 @@ class FaceMode(Mode):
 class Ages(FaceMode):
     """One picture for each age, and all side by side."""
 
+    def __post_init__(self) -> None:
+        self._yes_or_no("calibrate")
+
+    def prepare(self, pipeline: AgingPipeline) -> None:
+        if self.options["calibrate"] and pipeline.age_net is None:
+            raise InputError("mode.calibrate=true needs an age network, and none came with this model: get DEX's file.")
+
+    def endings(self, key: str) -> list[str]:
+        return [*super().endings(key), *(["_calibration.json"] if self.options["calibrate"] else [])]
+
     def make(self, pipeline: AgingPipeline, faces: Sequence[Image.Image]) -> list[Made]:
+        if self.options["calibrate"]:
+            return self._calibrated(pipeline, faces)
         aged = pipeline.age_faces(faces, self.ages)
         return [
             Made(list(zip(self.labels(), face.images, strict=True)), face.sheet() if self.sheet else None, face.cells())
             for face in aged
         ]
+
+    def _calibrated(self, pipeline: AgingPipeline, faces: Sequence[Image.Image]) -> list[Made]:
+        """At the target ages at which the age network reads those asked for, which a file of each face tells."""
+        from sam_age.sheets import sheet
+
+        found, count = pipeline.calibrate(faces, self.ages), len(self.ages)
+        rows = [found[start : start + count] for start in range(0, len(found), count)]
+        pictures = pipeline.synthesize(pipeline.edit(faces, [[one.set for one in row] for row in rows]))
+        made = []
+        for number, (face, row, looks) in enumerate(zip(faces, rows, pipeline.read_age(faces), strict=True)):
+            images = pictures[number * count : (number + 1) * count]
+            captions = [f"age {one.asked:g}\nset {one.set:.0f}, looks {one.read:.0f}" for one in row]
+            cells = [(face, f"input\nlooks {looks:.0f}"), *zip(images, captions, strict=True)]
+            whole = sheet([cells[start : start + 6] for start in range(0, len(cells), 6)]) if self.sheet else None
+            told = [
+                {"asked": one.asked, "set": one.set, "read": one.read, "read_uncalibrated": one.plain,
+                 "reached": one.reached} for one in row
+            ]  # fmt: skip
+            report = [("calibration.json", (json.dumps(told, indent=1) + "\n").encode())]
+            made.append(Made(list(zip(self.labels(), images, strict=True)), whole, cells, report))
+        return made
 
 
 class Sheet(FaceMode):

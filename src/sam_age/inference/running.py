@@ -113,15 +113,16 @@ class Runner:
         if not isinstance(self.mode, FaceMode):
             self.mode.write(self.pipeline, result.loaded.what, key, path)
             return names, []
-        pictures = []
+        contents: list[tuple[str, Image.Image | bytes]] = []
         for number, made in enumerate(result.faces):
             face = f"_face{number}" if len(result.faces) > 1 else ""
             some = [*made.pictures, *([] if made.sheet is None else [("sheet", made.sheet)])]
-            pictures += [(f"{stem}{face}_{label}.png", image) for label, image in some]
-        names = [name for name, _ in pictures]
+            contents += [(f"{stem}{face}_{label}.png", image) for label, image in some]
+            contents += [(f"{stem}{face}_{ending}", content) for ending, content in made.more]
+        names = [name for name, _ in contents]
         self.record.add(key, "begun", files=names)
-        for name, image in pictures:
-            write_whole(self._place(name), encode(image, "png", 0))
+        for name, content in contents:
+            write_whole(self._place(name), content if isinstance(content, bytes) else encode(content, "png", 0))
         rows = []
         if result.loaded.index < OVERVIEW_FACES:
             rows = [self._strip(result.loaded.index, n, made) for n, made in enumerate(result.faces[:OVERVIEW_FACES])]
