@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from skimage import data
 
 from sam_age.cli.infer import infer
+from sam_age.clips import encode
 from sam_age.config import CONF_DIR
 from sam_age.errors import InputError
 from sam_age.inference.modes import MODES
@@ -145,7 +147,7 @@ def test_video_is_handed_on(checkpoint: Path, tmp_path: Path, monkeypatch) -> No
         path.write_bytes(b"aged")
 
     monkeypatch.setattr(AgingPipeline, "video", video)
-    made = run(checkpoint, tmp_path / "clips", tmp_path / "out", "mode=video", "target_ages=[20,80]")
+    made = run(checkpoint, tmp_path / "clips", tmp_path / "out", "mode=video", "target_ages=[20,80]", "sheet=false")
     assert made == ["deep/a.mp4"]
     ((clip, _, ages, options),) = calls
     assert (clip, ages, options["faces"]) == (tmp_path / "clips/deep/a.mov", [20, 80], "all")
@@ -252,3 +254,13 @@ def test_calibrated_ages_are_those_the_network_reads_and_are_told(checkpoint, fa
     ]
     assert [row["set"] for row in told] == pytest.approx([10, 60], abs=0.5)
     assert [row["read"] for row in told] == pytest.approx([20, 70], abs=0.5)
+
+
+def test_a_clip_comes_with_a_sheet_of_who_is_in_it(checkpoint: Path, tmp_path: Path) -> None:
+    her = Image.fromarray(data.astronaut()).resize((256, 256))
+    still = np.asarray(Image.merge("RGB", her.split()))
+    encode(tmp_path / "clip.mp4", [still] * 4, (256, 256), Fraction(10))
+    made = run(checkpoint, tmp_path / "clip.mp4", tmp_path / "out", "mode=video", "target_ages=70")
+    assert made == ["clip.mp4", "clip_cast.png"]
+    with Image.open(tmp_path / "out/clip_cast.png") as sheet:
+        assert sheet.size[0] == pytest.approx(160, abs=10)

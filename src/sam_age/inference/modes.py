@@ -385,7 +385,7 @@ class PhotoMode(Mode):
 
 
 class Video(Mode):
-    """Clips, faces followed from frame to frame."""
+    """Clips, faces followed from frame to frame, and a sheet of who was found, with the numbers that `faces=` takes."""
 
     takes = "path"
 
@@ -400,11 +400,16 @@ class Video(Mode):
         ffmpeg()
 
     def endings(self, key: str) -> list[str]:
-        return [f".{self.options['format']}"]
+        return [f".{self.options['format']}", *(["_cast.png"] if self.sheet else [])]
 
     def write(self, pipeline: AgingPipeline, what: Any, key: str, path: Callable[[str], Path]) -> None:
+        from sam_age.photos import save_photo
+        from sam_age.video import cast_sheet
+
         options = {name: value for name, value in self.options.items() if name != "format"}
-        pipeline.video(what, path(self.endings(key)[0]), self.ages, faces=self.faces, **options)
+        done = pipeline.video(what, path(self.endings(key)[0]), self.ages, faces=self.faces, **options)
+        if self.sheet:
+            save_photo(cast_sheet(done.clip, done.cast), path("_cast.png"))
 
 
 MODES: dict[str, type[Mode]] = {
