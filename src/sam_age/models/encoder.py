@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,15 +191,19 @@ class GradualStyleEncoder(nn.Module):
             )
         coarse, middle, fine = self.pyramid(x)
         maps = {16: coarse, 8: middle, 4: fine}
-        each = [maps[self._reduction(i)] for i in range(len(self.styles))]
         if self.joined and towers.serves(fine):
-            return towers.together(self.styles, each)
-        return torch.stack([tower(x) for tower, x in zip(self.styles, each, strict=True)], dim=1)
+            return self.read_together(maps)
+        return torch.stack([tower(maps[self._reduction(i)]) for i, tower in enumerate(self.styles)], dim=1)
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As every module's; the trunk alone where towers are joined."""
-        towers.leave_out_of_compiling()
-        super().compile(*args, **kwargs)
+    @torch.compiler.disable  # what a compiler makes of the trunk stays, and the towers go as they are
+    def read_together(self, maps: dict[int, Tensor], **options: int) -> Tensor:
+        """The same up to rounding: all towers on one map as one (`models.towers`)."""
+        on_map = {
+            reduction: [tower for i, tower in enumerate(self.styles) if self._reduction(i) == reduction]
+            for reduction in maps
+        }
+        read = [towers.read(some, maps[reduction], **options) for reduction, some in on_map.items() if some]
+        return towers.style(list(self.styles), torch.cat(read))
 
 
 def _upsample(x: Tensor, like: Tensor) -> Tensor:

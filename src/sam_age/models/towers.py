@@ -9,7 +9,6 @@ with the channels of all; where maps are small, a batched matrix product of thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,11 +32,15 @@ def serves(x: Tensor) -> bool:
     In float32 PyTorch multiplies matrices more precisely than it convolves (TF32 is off for the one and on for the
     other), and so more slowly.
     """
-    if x.device.type != "cuda" or torch.jit.is_tracing() or takes_second_gradients():
-        return False
-    if torch.compiler.is_compiling() and together is read_all:
+    if x.device.type != "cuda" or _exporting() or torch.jit.is_tracing() or takes_second_gradients():
         return False
     return _dtype(x) in (torch.bfloat16, torch.float16)
+
+
+def _exporting() -> bool:
+    if hasattr(torch.compiler, "is_exporting"):  # torch 2.7 and later
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling()
 
 
 def _dtype(x: Tensor) -> torch.dtype:
@@ -64,27 +67,13 @@ def read(towers: Sequence[MapToStyle], x: Tensor, small: int = SMALL) -> Tensor:
     return maps.flatten(2)
 
 
-def read_all(towers: Sequence[MapToStyle], maps: Sequence[Tensor], small: int = SMALL) -> Tensor:
-    """The styles of all towers: those whose maps, one a tower, are the same together -> (N, T, style_dim)."""
-    runs = [list(run) for _, run in groupby(zip(towers, maps, strict=True), key=lambda pair: id(pair[1]))]
-    made = torch.cat([read([tower for tower, _ in run], run[0][1], small) for run in runs])
+def style(towers: Sequence[MapToStyle], read: Tensor) -> Tensor:
+    """The towers' linear layers, at the precision of their weights: (T, N, width) -> (N, T, style_dim)."""
     linears = [tower.linear for tower in towers]
     weight, bias = (torch.stack([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
-    with torch.autocast(made.device.type, enabled=False):  # at the precision of their weights, see `EqualLinear`
-        styles = torch.bmm(made.to(weight.dtype), (weight * linears[0].scale).transpose(1, 2))
-        return (styles + (bias * linears[0].lr_mul)[:, None]).transpose(0, 1).contiguous()
-
-
-together = read_all
-"""`read_all`; once something is compiled, such that compilers leave it as it is."""
-
-
-def leave_out_of_compiling() -> None:
-    """Have torch.compile take what is around `together`. Not done as this is imported: PyTorch's compiler takes a
-    second to import."""
-    global together
-    if together is read_all:
-        together = torch.compiler.disable(read_all)
+    with torch.autocast(read.device.type, enabled=False):
+        made = torch.bmm(read.to(weight.dtype), (weight * linears[0].scale).transpose(1, 2))
+        return (made + (bias * linears[0].lr_mul)[:, None]).transpose(0, 1).contiguous()
 
 
 def _joined(towers: Sequence[MapToStyle], layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
