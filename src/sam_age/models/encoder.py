@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_age.models import towers
 from sam_age.models.convolve import Conv2d
 from sam_age.models.ops import EqualLinear
 
@@ -151,7 +150,6 @@ class GradualStyleEncoder(nn.Module):
             "image_size": image_size,
         }
         self.in_channels, self.image_size = in_channels, image_size
-        self.joined = True  # towers go together where `models.towers` serves; False: one by one
         self.input_layer = input_layer(in_channels, widths[0])
         self.body = ir_se_body(widths, depths)
         *_, fine, middle, coarse = (end - 1 for end in accumulate(depths))
@@ -191,19 +189,7 @@ class GradualStyleEncoder(nn.Module):
             )
         coarse, middle, fine = self.pyramid(x)
         maps = {16: coarse, 8: middle, 4: fine}
-        if self.joined and towers.serves(fine):
-            return self.read_together(maps)
         return torch.stack([tower(maps[self._reduction(i)]) for i, tower in enumerate(self.styles)], dim=1)
-
-    @torch.compiler.disable  # what a compiler makes of the trunk stays, and the towers go as they are
-    def read_together(self, maps: dict[int, Tensor], **options: int) -> Tensor:
-        """The same up to rounding: all towers on one map as one (`models.towers`)."""
-        on_map = {
-            reduction: [tower for i, tower in enumerate(self.styles) if self._reduction(i) == reduction]
-            for reduction in maps
-        }
-        read = [towers.read(some, maps[reduction], **options) for reduction, some in on_map.items() if some]
-        return towers.style(list(self.styles), torch.cat(read))
 
 
 def _upsample(x: Tensor, like: Tensor) -> Tensor:
