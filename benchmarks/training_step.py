@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=SIZES, default="1024", help="conf/model/sam_<size>.yaml")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--devices", type=int, default=1, help="so many of them, a process and a batch each")
+    parser.add_argument(
+        "--alone", action="store_true", help="of several devices: then as many steps of the first one by itself"
+    )
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="ranger", help="conf/optimizer/<name>.yaml")
     parser.add_argument(
         "--compile", default="no", metavar="MODE", help="no, or a mode of torch.compile: default, max-autotune, ..."
@@ -91,31 +94,41 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Train for warmup + steps batches under Lightning, and read the clocks."""
+    """Train for warmup + steps batches under Lightning, and read the clocks.
+
+    Of several processes the first has the results, and the others nothing.
+    """
+    begun = time.monotonic()
     let_segments_grow()  # as sam-train does
     device = pick_device(given.device)
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
     theirs = None if given.reference is None else reference(given, device)  # first, while all memory is free
     cuda = device == "cuda"
     options = step_options(given)
     warmup = given.warmup if given.warmup is not None else (12 if options["graphed"] else 5)
     torch.manual_seed(0)
     if cuda:
+        torch.cuda.set_device(rank)
         torch.set_float32_matmul_precision("highest" if given.no_tf32 else "high")  # as sam-train sets it
         torch.backends.cudnn.allow_tf32 = not given.no_tf32
     optimizer, optimizer_name = optimizer_factory(given.optimizer)
     check = not given.no_sync_check and given.profile is None and given.devices == 1
-    sam = random_sam(given.size)
+    with torch.device(device):  # 800 M numbers are drawn on a GPU at once, on a CPU in seconds
+        sam, losses = random_sam(given.size), random_losses(given.size)
     sam.decoder.fused = {"auto": "auto", "true": True, "false": False}[given.generator]
-    module = TimedStep(
-        sam, random_losses(given.size), optimizer, clock=Clock(cuda), warmup=warmup, check=check, **options
-    )
+    module = TimedStep(sam, losses, optimizer, clock=Clock(cuda), warmup=warmup, check=check, **options)
+    module.begun = begun
+    module.tell(f"networks made, {given.devices} of {device} to train on")
     if given.compile != "no":
         compile_networks(module, given.compile)
     module.train()
     faces = torch.rand(given.batch, 3, 256, 256) * 2 - 1
     batch = {"faces": faces.to(device), "index": torch.arange(given.batch, device=device)}
     extra = 0 if given.profile is None else PROFILED
-    module.profiled = None if given.profile is None else warmup + given.steps
+    if given.devices > 1 and given.alone:
+        extra, module.together = given.steps, warmup + given.steps
+    else:
+        module.profiled = None if given.profile is None else warmup + given.steps
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=given.devices,
@@ -123,6 +136,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         use_distributed_sampler=False,  # every process has its batch
         precision="bf16-mixed" if given.fast else given.precision,
         max_steps=warmup + given.steps + extra,
+        max_epochs=1,  # what steps the first process takes alone, the others do not count
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -130,11 +144,17 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         benchmark=given.tuned,
     )
     trainer.fit(module, train_dataloaders=Repeat(batch, warmup + given.steps + extra))
-    losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
-    if not math.isfinite(losses["train/total"]):
-        raise RuntimeError(f"The loss is {losses['train/total']}: what was timed is not training.")
+    if rank:
+        return {}
+    ends = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+    if not math.isfinite(ends["train/total"]):
+        raise RuntimeError(f"The loss is {ends['train/total']}: what was timed is not training.")
     seconds = module.clock.seconds()
-    rate = given.devices * given.batch / module.clock.whole_seconds() * len(seconds)
+    rate = given.devices * module.clock.rate(given.batch)
+    alone = None
+    if module.alone.steps:
+        found = module.alone
+        alone = {"step_seconds": spread(found.seconds()), "images_per_second": found.rate(given.batch)}
     flops = flops_a_face(given.size)
     peaks = None if given.no_peaks else measured(device)
     unit = "bfloat16" if "bf16" in str(trainer.precision) else "float32"
@@ -167,7 +187,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "memory_bytes_before": module.memory_before,
         "host_waits_in_step": 0 if check and cuda else "not checked",  # one would have raised
         "host_reads": None if module.host_reads is None else sorted(module.host_reads),
-        "losses": losses,
+        "losses": ends,
+        "alone": alone,
         "reference": theirs,
     }
 
@@ -297,6 +318,10 @@ class Clock:
         """From the start of the first step to the end of the last: the loop around them counts too."""
         return self.between(self.steps[0][0], self.steps[-1][1])
 
+    def rate(self, batch: int) -> float:
+        """Images a second."""
+        return batch * len(self.steps) / self.whole_seconds()
+
 
 class TimedStep(AgingModule):
     """The training stage itself, its step between two marks of a clock."""
@@ -310,14 +335,52 @@ class TimedStep(AgingModule):
         self.steps_begun = 0
         self.generator_path = "not asked"
         self.memory_before: int | None = None  # most that was allocated before the timed steps, bytes
+        self.alone = Clock(self.clock.cuda)
+        self.together: int | None = None  # from this step on the first process is alone
+        self.begun = time.monotonic()
+        self.is_alone = False
+
+    def tell(self, what: str) -> None:
+        """A line of how far it is, from the first process: a run that is cut off has said what it knew."""
+        if not int(os.environ.get("LOCAL_RANK", "0")):
+            print(f"[{time.monotonic() - self.begun:.0f} s] {what}", file=sys.stderr, flush=True)
 
     def draw(self, batch: int) -> tuple[bool, Tensor]:
-        """While it warms up both kinds of step take turns, so that both are recorded by then."""
-        aging, ages = super().draw(batch)
+        """While it warms up both kinds of step take turns, so that both are recorded by then; afterwards they come as
+        often as the paper has them, two that age and one that does not, in the same order whatever is measured."""
+        _, ages = super().draw(batch)
+        return self.is_aging(), ages
+
+    def is_aging(self) -> bool:
         self.steps_begun += 1
-        return (self.steps_begun % 2 == 0 if self.steps_begun <= self.warmup else aging), ages
+        return self.steps_begun % (2 if self.steps_begun <= self.warmup else 3) != 0
+
+    def exchange(self, network: torch.nn.Module) -> None:
+        if not self.is_alone:
+            super().exchange(network)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.is_alone = self.together is not None and batch_idx >= self.together
+        if batch_idx == 0:
+            self.tell("takes its first steps")
+        elif batch_idx == self.warmup:
+            self.tell(f"{self.warmup} steps taken, which leaves what is timed")
+        if not self.is_alone:
+            return self.take_step(batch, batch_idx)
+        if batch_idx == self.together:
+            self.tell_of(self.clock, len(batch["faces"]), f"{self.trainer.world_size} devices")
+        if self.global_rank == 0:
+            start = self.alone.now()
+            super().training_step(batch, batch_idx)
+            self.alone.steps.append((start, self.alone.now()))
+            if batch_idx == self.together + len(self.clock.steps) - 1:
+                self.tell_of(self.alone, len(batch["faces"]), "the first device alone")
+
+    def tell_of(self, clock: Clock, batch: int, who: str) -> None:
+        rate = clock.rate(batch) * (self.trainer.world_size if clock is self.clock else 1)
+        self.tell(f"{who}: {1000 * spread(clock.seconds())['median']:.1f} ms a step, {rate:.1f} images/s")
+
+    def take_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # The first steps may wait: optimizer states, cuDNN's choice of algorithms and compilation happen there.
         if self.profiled is not None and batch_idx >= self.profiled:
             return self.under_profiler(batch, batch_idx)

@@ -420,28 +420,70 @@ def test_a_gans_parts_come_as_often_as_in_the_experiment():
     assert gan_step.made_up(8).path_share == module["path_share"]
 
 
-def test_scaling_compares_several_devices_with_one(monkeypatch):
+def test_scaling_compares_several_devices_with_the_first_of_them_alone(monkeypatch):
     from benchmarks import scaling
 
-    speeds = {1: 80.0, 2: 152.0, 4: 280.0}
+    speeds = {2: 152.0, 4: 280.0}
     asked = []
 
     def step(count, options):
         asked.append((count, options))
-        return {"images_per_second": speeds[count], "batch": 16, "step_seconds": {"median": 0.2}}
+        timed = {"batch": 16, "step_seconds": {"median": 0.2}}
+        return timed | {"images_per_second": speeds[count], "alone": timed | {"images_per_second": 80.0 / (count / 2)}}
 
     monkeypatch.setattr(scaling, "step", step)
-    rows = scaling.measure([4, 2], ["--fast"])["rows"]
-    assert asked == [(1, ["--fast"]), (2, ["--fast"]), (4, ["--fast"])]
-    assert [row["times one"] for row in rows] == pytest.approx([1.0, 1.9, 3.5])
+    rows = scaling.measure([4, 1, 2], ["--fast"])["rows"]
+    assert asked == [(2, ["--fast"]), (4, ["--fast"])]
+    assert [row["devices"] for row in rows] == [1, 2, 4]
+    assert [row["times one"] for row in rows] == pytest.approx([1.0, 1.9, 7.0])  # each beside the same run's
+
+
+def test_scaling_ends_when_a_process_fails_that_the_others_wait_for(monkeypatch, tmp_path):
+    from benchmarks import scaling
+
+    program = tmp_path / "benchmarks" / "training_step.py"
+    program.parent.mkdir()
+    (program.parent / "__init__.py").touch()
+    program.write_text("import os, time\nif os.environ['LOCAL_RANK'] == '1': raise SystemExit(3)\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scaling, "PATIENCE", 1)
+    with pytest.raises(RuntimeError, match=r"exit codes None, 3"):
+        scaling.step(2, [])
 
 
 @pytest.mark.slow
-def test_two_processes_take_a_step_together():
+def test_two_processes_take_steps_together_and_then_the_first_alone():
     done = run(["-W", "ignore", "-m", "benchmarks.scaling", "--devices", "2", *STEP])
-    runs = json.loads(done.stdout)["runs"]
-    assert [runs[count]["devices"] for count in ("1", "2")] == [1, 2]
-    for count in (1, 2):  # each process has a batch of two
-        found = runs[str(count)]
-        assert found["images_per_second"] == pytest.approx(2 * count / found["step_seconds"]["median"], rel=0.7)
+    result = json.loads(done.stdout)
+    found = result["runs"]["2"]
+    assert (found["devices"], found["step_seconds"]["count"], found["alone"]["step_seconds"]["count"]) == (2, 2, 2)
+    # each process has a batch of two
+    for timed, batch in ((found, 4), (found["alone"], 2)):
+        assert timed["images_per_second"] == pytest.approx(batch / timed["step_seconds"]["median"], rel=0.7)
     assert "| times one |" in done.stderr
+    assert "the first device alone: " in done.stderr  # told when it is known, whatever comes of the rest
+
+
+def test_a_step_by_itself_exchanges_nothing(monkeypatch):
+    from benchmarks.training_step import TimedStep
+    from sam_age.modules.aging import AgingModule
+
+    exchanged = []
+    monkeypatch.setattr(AgingModule, "exchange", lambda self, network: exchanged.append(network))
+    step = TimedStep.__new__(TimedStep)
+    torch.nn.Module.__init__(step)
+    for step.is_alone in (False, True):
+        step.exchange("the encoder")
+    assert exchanged == ["the encoder"]
+
+
+def test_timed_steps_come_in_the_papers_share_and_warm_ups_of_both_kinds():
+    from benchmarks.training_step import TimedStep
+
+    step = TimedStep.__new__(TimedStep)
+    torch.nn.Module.__init__(step)
+    step.steps_begun, step.warmup = 0, 4
+    kinds = [step.is_aging() for _ in range(16)]
+    assert sorted(kinds[:4]) == [False, False, True, True]
+    assert sum(kinds[4:]) == 8  # of twelve
