@@ -487,3 +487,54 @@ def test_timed_steps_come_in_the_papers_share_and_warm_ups_of_both_kinds():
     kinds = [step.is_aging() for _ in range(16)]
     assert sorted(kinds[:4]) == [False, False, True, True]
     assert sum(kinds[4:]) == 8  # of twelve
+
+
+AGREEMENT = ["-W", "ignore", "-m", "benchmarks.agreement", "--size", "tiny", "--device", "cpu", "--batch", "1"]
+
+
+@pytest.mark.slow
+def test_agreement_compares_three_runs_from_one_start(tmp_path):
+    done = run([*AGREEMENT, "--steps", "4", "--svg", str(tmp_path / "curves.svg")])
+    result = json.loads(done.stdout)
+    plain, chance, fast = (result["losses"][name] for name in ("plain float32", "plain float32, other draws", "fast"))
+    assert len(plain) == len(chance) == len(fast) == result["steps"] == 4
+    assert plain != chance  # other ages
+    assert plain != fast  # bfloat16
+    assert fast == pytest.approx(plain, rel=0.02)  # of the same faces and ages, from the same weights
+    assert "fast of chance" in done.stderr
+    assert (tmp_path / "curves.svg").read_text().count("<polyline") == 3
+
+
+@pytest.mark.slow
+def test_agreement_that_runs_out_of_time_compares_the_steps_that_all_runs_have_taken():
+    done = run([*AGREEMENT, "--steps", "3000", "--seconds", "8", "--one-by-one"])
+    result = json.loads(done.stdout)
+    assert 0 < result["steps"] < 3000
+    assert {len(terms["total"]) for terms in result["terms"].values()} == {result["steps"]}
+    assert all(seconds < 40 for seconds in result["seconds"].values())
+    assert f"{result['steps']} steps, which all runs have taken, of 3000" in done.stderr
+
+
+SLEEPS = "import time; time.sleep(60)"
+
+
+def test_agreement_ends_all_runs_when_one_fails():
+    from benchmarks import agreement
+
+    sleeping, failing = (subprocess.Popen([sys.executable, "-c", code]) for code in (SLEEPS, "raise SystemExit(3)"))
+    try:
+        with pytest.raises(RuntimeError, match=r"'fast' failed with exit code 3.*--one-by-one"):
+            agreement.wait_for({"plain": sleeping, "fast": failing})
+    finally:
+        sleeping.kill()
+        sleeping.wait()
+
+
+def test_agreement_spreads_its_runs_over_the_gpus_it_may_use(monkeypatch):
+    from benchmarks import agreement
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert agreement.visible_gpus() == ["3", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert agreement.visible_gpus() == ["0"]
