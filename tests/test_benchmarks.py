@@ -317,7 +317,7 @@ EVERYTHING = {  # a program that measures, one that breaks, one that hangs with 
 def test_a_part_that_fails_or_hangs_or_has_no_time_left_is_noted_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
     from benchmarks import everything
 
-    seconds = {"hanging": 1, "late": 1000}  # a hanging one is given three times that
+    seconds = {"hanging": 1, "late": 1000}  # a hanging one is given twice that
     parts = [everything.Part(name, name, (), seconds.get(name, 10)) for name in EVERYTHING]
     monkeypatch.setattr(everything, "PARTS", (*parts, everything.Part("last", "good", (), 10)))
     in_time = everything.in_time
@@ -333,7 +333,7 @@ def test_a_part_that_fails_or_hangs_or_has_no_time_left_is_noted_and_the_others_
     found = {row["part"]: row["outcome"] for row in everything.measure(given)["parts"]}
     assert found["good"] == found["last"] == "measured"
     assert found["broken"] == "failed with exit code 1: ValueError: no engine"
-    assert found["hanging"] == "stopped after 3 s"
+    assert found["hanging"] == "stopped after 2 s"
     assert "1000 are expected" in found["late"]
     assert json.loads((tmp_path / "good.json").read_text()) == {"it": 1}
     assert (tmp_path / "good.txt").read_text() == "a table\n"
@@ -350,11 +350,30 @@ def test_everything_begins_with_what_is_wanted_most_and_every_part_is_a_program_
 
     from benchmarks import everything
 
-    assert everything.NAMES[:3] == ["step-16", "step-6", "generator"]
+    assert everything.NAMES[:4] == ["scaling", "agreement", "step-16-compiled", "step-6-compiled"]
     for part in everything.PARTS:
         program = importlib.import_module(f"benchmarks.{part.program}")
+        options = [*part.options, *(["--size", "tiny"] if part.sized else [])]
+        if part.program == "scaling":  # which hands on what it does not know
+            _, options = program._parser().parse_known_args(options)
+            program = importlib.import_module("benchmarks.training_step")
         if hasattr(program, "_parser"):
-            program._parser().parse_args([*part.options, *(["--size", "tiny"] if part.sized else [])])
+            program._parser().parse_args([*options, *(["--seconds", "9"] if part.limited else [])])
+
+
+def test_everything_leaves_out_what_needs_more_gpus_and_tells_a_part_how_long_it_has(tmp_path, monkeypatch):
+    from benchmarks import everything
+
+    asked = []
+    monkeypatch.setattr(everything, "in_time", lambda command, limit, *rest: asked.append(command[4:]) or 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    given = everything._parser().parse_args([str(tmp_path), "--minutes", "5", "--parts", "scaling", "agreement"])
+    rows = everything.measure(given)["parts"]
+    assert [row["outcome"] for row in rows] == ["left out: it needs 2 GPUs", "measured"]
+    assert asked == [["agreement", "--size", "1024", "--seconds", "260"]]  # twice the 150 that are expected, less 40
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert everything.measure(given)["parts"][0]["outcome"] == "measured"
+    assert asked[1][0] == "scaling"
 
 
 @pytest.mark.slow
