@@ -32,7 +32,7 @@ from matplotlib.ticker import NullFormatter
 GIGA, TERA, MEGA, MILLI = 1e9, 1e12, 1e6, 1e3
 COLOURS = ("#2a78d6", "#c8552b", "#2f8f5b", "#8a5cc2")  # legible on white and on black
 GREY = "#888888"
-NAMED = 3  # layers each way, those furthest below the roof
+NAMED = 2  # layers each way, those that lose most time below the roof
 
 Result = dict[str, Any]
 
@@ -90,10 +90,11 @@ def roofline(results: list[Result]) -> plt.Figure:
         intensity = [row["GFLOP"] * GIGA / (row["MB"] * MEGA) for row in rows]
         reached = [row["GFLOP"] * GIGA / (row["ms"] / MILLI) / TERA for row in rows]
         axes.scatter(intensity, reached, color=colour, s=22, label=f"layers, {way}", zorder=3)
-        short = [height / min(peak, at * memory) for at, height in zip(intensity, reached, strict=True)]
-        for place in np.argsort(short)[:NAMED]:
-            name = rows[place]["layer"].split(": ")[-1]
-            axes.annotate(name, (intensity[place], reached[place]), (4, -9), textcoords="offset points", fontsize=7)
+        lost = [row["ms"] / MILLI - max(row["GFLOP"] * GIGA / peak, row["MB"] * MEGA / memory) for row in rows]
+        for place in np.argsort(lost)[::-1][:NAMED]:
+            sides = rows[place]["layer"].split()[-1].replace("->", " to ")
+            at = (intensity[place], reached[place])
+            axes.annotate(sides, at, (4, -9), textcoords="offset points", fontsize=7, color=colour)
         total = sum(row["GFLOP"] for row in rows) * GIGA
         whole = (total / sum(row["MB"] * MEGA for row in rows), total / sum(row["ms"] / MILLI for row in rows) / TERA)
         axes.scatter(*whole, color=colour, s=110, marker="*", label=f"all of them, {way}", zorder=4)
@@ -104,7 +105,7 @@ def roofline(results: list[Result]) -> plt.Figure:
     axes.set(
         xlabel="operations a byte", ylabel="TFLOP/s", title=f"{device}, {result['dtype']}, batch {result['batch']}"
     )
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}" if axis is axes.yaxis else NullFormatter())
@@ -112,12 +113,16 @@ def roofline(results: list[Result]) -> plt.Figure:
 
 
 def fastest(rows: list[Result], way: str) -> list[Result]:
-    """Of each layer the form that took least."""
-    best: dict[str, Result] = {}
+    """Of each layer the form that took least, with the operations that the layer asks for: those of the form that does
+    no more."""
+    forms: dict[str, list[Result]] = {}
     for row in rows:
-        if row["way"] == way and (row["layer"] not in best or row["ms"] < best[row["layer"]]["ms"]):
-            best[row["layer"]] = row
-    return list(best.values())
+        if row["way"] == way:
+            forms.setdefault(row["layer"], []).append(row)
+    return [
+        min(layer, key=lambda row: row["ms"]) | {"GFLOP": min(row["GFLOP"] for row in layer)}
+        for layer in forms.values()
+    ]
 
 
 # ---- growth ----------------------------------------------------------------------------------------------------------
@@ -141,7 +146,7 @@ Lines = dict[str, list[tuple[float, float]]]
 def by_batch(results: list[Result]) -> tuple[str, str, Lines] | None:
     lines: Lines = {}
     for result in of(results, "training_step"):
-        line = lines.setdefault(result["precision"] + (", recorded" if result["graphed"] else ""), [])
+        line = lines.setdefault(result["precision"] + how(result), [])
         line.append((result["batch"], result["step_seconds"]["median"]))
     return ("a training step", "faces in the batch", lines) if lines else None
 
@@ -150,21 +155,30 @@ def by_ages(results: list[Result]) -> tuple[str, str, Lines] | None:
     lines: Lines = {}
     for result in of(results, "inference"):
         for case in result["cases"]:
-            name = f"{result['size']}, {result['pixels']} pixels, {counted(case['faces'], 'face')}"
-            lines.setdefault(name, []).append((case["ages"], case["seconds"]["median"]))
+            name = f"{result['pixels']} pixels, {counted(case['faces'], 'face')}{how(result)}"
+            lines.setdefault(name, []).append((case["ages"], on_the_device(case)))
     lines = {name: line for name, line in lines.items() if len(line) > 1}
-    return ("ageing, pictures included", "ages of each face", lines) if lines else None
+    return ("ageing, on the device", "ages of each face", lines) if lines else None
 
 
 def by_pixels(results: list[Result]) -> tuple[str, str, Lines] | None:
     lines: Lines = {}
     for result in of(results, "inference"):
         for case in result["cases"]:
-            name = f"{result['size']}, {counted(case['faces'], 'face')}, {counted(case['ages'], 'age')}"
-            lines.setdefault(name, []).append((result["pixels"], case["seconds"]["median"]))
+            name = f"{counted(case['faces'], 'face')}, {counted(case['ages'], 'age')}{how(result)}"
+            lines.setdefault(name, []).append((result["pixels"], on_the_device(case)))
     lines = {name: line for name, line in lines.items() if len({at for at, _ in line}) > 1}
     lines = {name: lines[name] for name in list(lines)[:1] + list(lines)[1:][-1:]}  # the fewest and the most ages
     return ("ageing, by size of the picture", "pixels of its side", lines) if lines else None
+
+
+def how(result: Result) -> str:
+    return ", recorded" if result.get("graphed") else ""
+
+
+def on_the_device(case: Result) -> float:
+    """Seconds of the networks, without what makes pictures of their results."""
+    return case["seconds_on_device"]["median"]
 
 
 def counted(number: int, what: str) -> str:
@@ -172,14 +186,16 @@ def counted(number: int, what: str) -> str:
 
 
 def draw(axes: Axes, title: str, unit: str, lines: Lines) -> None:
-    """Curves from nothing up; where they run over counts, the straight line that fits best, told in words."""
+    """Curves from nothing up, solid ones of what is recorded; where they run over counts, the straight line that fits
+    best, told in words."""
     for (name, line), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
         at, seconds = np.array(sorted(line)).T
         label = name
-        if "pixels" not in unit and len(at) > 2:
+        if "pixels" not in unit and len({*at}) > 1:
             each, first = np.polyfit(at, seconds, 1)
             label += f"\n   {said(first)} and {said(each)} each"
-        axes.plot(at, seconds, "o-", color=colour, markersize=3.5, linewidth=1.2, label=label)
+        dashes = "-" if "recorded" in name else "--"
+        axes.plot(at, seconds, marker="o", linestyle=dashes, color=colour, markersize=3.5, linewidth=1.2, label=label)
     axes.set(title=title, xlabel=unit, ylabel="seconds", xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False, fontsize=7)
 
