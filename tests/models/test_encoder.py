@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_age.models.encoder import GradualStyleEncoder, Subsample
 from tests.golden import Golden, assert_matches, fill_module, manifest
@@ -76,3 +77,32 @@ def test_codes_stay_float32_under_autocast() -> None:
     with torch.no_grad():
         want = encoder(x)
     assert (got - want).norm() / want.norm() < 5e-2
+
+
+def test_under_autocast_a_map_is_cast_once_for_all_towers_and_codes_are_the_same(monkeypatch) -> None:
+    torch.manual_seed(0)
+    encoder = GradualStyleEncoder(3, 14, 16, widths=(4, 8, 8, 16), depths=(1, 1, 1, 1), tower_width=16, image_size=64)
+    maps = [torch.randn(2, 16, side, side, requires_grad=True) for side in (4, 8, 16)]  # float32, as GPUs upsample
+    monkeypatch.setattr(encoder, "pyramid", lambda x: maps)
+
+    cast = []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket is torch.ops.aten._to_copy and args[0].ndim == 4 and args[0].shape[0] == 2:
+                cast.append(args[0].shape[-1])
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        one_by_one = [tower(maps[0 if i < 3 else 1 if i < 7 else 2]) for i, tower in enumerate(encoder.styles)]
+        with Casts():
+            codes = encoder(torch.empty(2, 3, 64, 64))
+    assert cast == [4, 8, 16]
+    assert torch.equal(codes, torch.stack(one_by_one, 1))
+    weight = torch.randn_like(codes)
+    expected = torch.autograd.grad((torch.stack(one_by_one, 1) * weight).sum(), maps)
+    for got, wanted in zip(torch.autograd.grad((codes * weight).sum(), maps), expected, strict=True):
+        assert got.dtype == torch.float32
+        # summed over up to seven towers in bfloat16, of eight bits
+        assert (got - wanted).norm() < 0.01 * wanted.norm()
+    assert encoder(torch.empty(2, 3, 64, 64)).dtype == torch.float32

@@ -187,9 +187,17 @@ class GradualStyleEncoder(nn.Module):
                 f"The encoder takes (N, {self.in_channels}, {self.image_size}, {self.image_size}), "
                 f"not {tuple(x.shape)}: resize the faces to {self.image_size} first."
             )
-        coarse, middle, fine = self.pyramid(x)
+        coarse, middle, fine = map(_as_convolved, self.pyramid(x))
         maps = {16: coarse, 8: middle, 4: fine}
         return torch.stack([tower(maps[self._reduction(i)]) for i, tower in enumerate(self.styles)], dim=1)
+
+
+def _as_convolved(x: Tensor) -> Tensor:
+    """In the type that autocast gives to each tower's first convolution: cast once, not by each of the 11 that read the
+    fine map, which would also keep a copy each for the way back."""
+    kind = x.device.type
+    casts = x.dtype == torch.float32 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if casts else x
 
 
 def _upsample(x: Tensor, like: Tensor) -> Tensor:
