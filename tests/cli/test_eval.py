@@ -124,6 +124,7 @@ def test_faces_of_a_folder_have_no_truth_but_the_rest(here: Path, tmp_path: Path
         (["baselines=fit", "data.train=null", "data.val=null", "data.test.root=lifespan"], r"needs data\.train"),
         (["batch_size=0"], "batch_size is a whole number"),
         (["loss_terms=maybe"], "loss_terms is true or false"),
+        (["second_judge=none"], "judges@second_judge=none"),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_a_line(here: Path, overrides: list, message: str) -> None:

@@ -210,6 +210,9 @@ def instruments_of(cfg: DictConfig, run: dict[str, Any]) -> tuple[Instruments, A
     missing = tuple(name for name in ("age", "identity") if judges[name] is None)
     losses = build(losses_config(cfg, run)) if cfg.loss_terms else None
     own = own_networks(cfg, run, losses, missing)
+    if isinstance(cfg.second_judge, str):
+        name = cfg.second_judge
+        raise InputError(f"second_judge is one of conf/judges, which is chosen so: judges@second_judge={name}")
     second = optional_network(cfg.second_judge and cfg.second_judge.age, "second age judge")
     if type(second) is type(judges["age"]):
         second = None
