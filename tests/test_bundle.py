@@ -72,8 +72,8 @@ def runs(tmp_path_factory) -> Path:
     baselines = LatentBaselines(8, 32)
     baselines.means.normal_()
     for path, network in {
-        "lifespan_gan/weights/generator_ema": generator,
-        "lifespan_inversion/weights/psp": GradualStyleEncoder(3, **ENCODER),
+        "lifespan_finishing/weights/generator_ema": generator,
+        "lifespan_tuning/weights/psp": GradualStyleEncoder(3, **ENCODER),
         "lifespan_aging/weights/encoder": GradualStyleEncoder(4, **ENCODER),
         "lifespan_aging/weights/ema_encoder": GradualStyleEncoder(4, **ENCODER),
         "lifespan_judges/weights/best_age": AgeClassifier(**JUDGE),
@@ -159,8 +159,8 @@ def test_where_there_is_no_bundle_it_is_said_what_makes_it(absent: Path, name: s
 def test_float16_changes_the_pictures_by_rounding_alone(installed: Path, runs: Path) -> None:
     parts = {
         "encoder": "lifespan_aging/weights/ema_encoder",
-        "pretrained_encoder": "lifespan_inversion/weights/psp",
-        "decoder": "lifespan_gan/weights/generator_ema",
+        "pretrained_encoder": "lifespan_tuning/weights/psp",
+        "decoder": "lifespan_finishing/weights/generator_ema",
     }
     exact = AgingPipeline(SAM(*(load(runs / "runs" / f"{path}.safetensors") for path in parts.values())))
     bundled = AgingPipeline.from_pretrained("lifespan", device="cpu")
@@ -174,7 +174,7 @@ def test_float16_changes_the_pictures_by_rounding_alone(installed: Path, runs: P
 
 def test_the_files_hold_half_precision_and_where_they_are_from(installed: Path) -> None:
     contents = open_file(resolve("lifespan"))
-    assert contents.metadata["made_from"].startswith("runs/lifespan_aging; runs/lifespan_inversion/weights/psp")
+    assert contents.metadata["made_from"].startswith("runs/lifespan_aging; runs/lifespan_tuning/weights/psp")
     assert {tensor.dtype for tensor in contents.tree.values() if tensor.ndim > 2} == {torch.float16}
     assert open_file(resolve("lifespan/age")).metadata["step"] == "60"
 
@@ -235,7 +235,7 @@ def test_portraits_of_other_settings_are_refused(tool: ModuleType, runs: Path, t
 def test_baselines_are_fitted_where_none_are_given(tool: ModuleType, runs: Path, tmp_path: Path) -> None:
     train = Settings(split="train", people=4)
     render_split(tmp_path, train, workers=1, renderer="tests.lifespan.fake")
-    sam = load(runs / "runs/lifespan_gan/weights/generator_ema.safetensors")
+    sam = load(runs / "runs/lifespan_finishing/weights/generator_ema.safetensors")
     sam = SAM(GradualStyleEncoder(4, **ENCODER), GradualStyleEncoder(3, **ENCODER), sam).eval()
     fitted = tool.fitted(sam, tmp_path, runs / "runs/lifespan_judges/weights/best_age.safetensors")
     assert fitted.normal.norm() == pytest.approx(1, abs=1e-4)
@@ -316,6 +316,7 @@ def test_the_demo_trains_on_the_portraits_and_the_packages_networks(installed: P
     data = build(cfg.data)
     assert (len(data.train_set), len(data.val_set)) == (132, 12)
     assert data.train_set.source.row(0)["person"] == "test-0-00000"
+    assert all(len(others) == 10 for others in data.train_set.truths.others)
 
 
 def test_the_inputs_are_one_portrait_of_each_person(installed: Path) -> None:

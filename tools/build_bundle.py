@@ -72,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     runs = Path("runs")
     for name, default, what in (
         ("aging", runs / "lifespan_aging", "a run's folder, its age encoder, or a file with a whole SAM"),
-        ("psp", runs / "lifespan_inversion/weights/psp.safetensors", "the inversion encoder that the run started from"),
-        ("generator", runs / "lifespan_gan/weights/generator_ema.safetensors", "the generator, likewise"),
+        ("psp", runs / "lifespan_tuning/weights/psp.safetensors", "the inversion encoder that the run started from"),
+        ("generator", runs / "lifespan_finishing/weights/generator_ema.safetensors", "the generator"),
         ("judges", runs / "lifespan_judges/weights", "folder with best_age and best_identity: those in the losses"),
         ("eval-judges", runs / "lifespan_eval_judges/weights", "the same of those that evaluate"),
     ):

@@ -58,6 +58,22 @@ def test_validation_faces_come_without() -> None:
     assert "truth" not in batch
 
 
+def test_what_is_of_unknown_age_is_nobodys_truth() -> None:
+    class Unsure(Lives):
+        def age(self, index: int) -> float:
+            return float("nan") if index == 1 else super().age(index)
+
+    assert Truths(Unsure(6)).others == [[2], [0, 2], [0], [4, 5], [3, 5], [3, 4]]
+    with pytest.raises(InputError, match="1 training faces of unknown age"):
+        Truths(type("Alone", (Unsure,), {"others": lambda self, index: [] if index == 1 else [3]})(6))
+
+
+def test_two_spawned_workers_give_the_truths_of_none() -> None:
+    alone, helped = (arrived(module(Lives(6), truths=True, num_workers=n), 3) for n in (0, 2))
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("faces", "truth", "truth_age"))
+
+
 @pytest.mark.parametrize("source", [Aged(4), Lives(1)])
 def test_a_set_that_shows_nobody_twice_is_refused_with_the_command_that_makes_one(source: Aged) -> None:
     with pytest.raises(InputError, match="ages=6 scenes=1"):

@@ -47,6 +47,8 @@ NETWORKS = [
 AGING = [
     "+experiment=lifespan_aging", *SHORT, *small("encoder", "pretrained_encoder"), *NETWORKS, "judges=none",
     "losses.code=0",  # drawn faces have no ages
+    "weights.psp=runs/lifespan_inversion/weights/psp.safetensors",
+    "weights.stylegan2=runs/lifespan_gan/weights/generator_ema.safetensors",
 ]  # fmt: skip
 
 
@@ -103,6 +105,36 @@ def test_stages_three_and_four_take_what_the_stages_before_left(here):
     exact = sam.pretrained_encoder.body[0].res_layer[1].weight  # float16 came from psp.safetensors already
     assert torch.equal(again.pretrained_encoder.body[0].res_layer[1].weight, exact)
     assert not torch.equal(again.encoder.styles[0].linear.weight, torch.zeros(32, 16))
+
+
+LIVES = [
+    "~data.train", "+data.train={_target_:tests.data.faces.Lives,count:6}", "+data.truths=true", "data.keep=null",
+    "data.batch_size=2", "trainer.max_steps=4",
+]  # fmt: skip
+FINISHING = [
+    "+experiment=lifespan_finishing", *SHORT, *small("encoder", "pretrained_encoder"), NETWORKS[1], *LIVES,
+]  # fmt: skip
+
+
+def test_the_generator_is_finished_after_an_ageing_led_by_true_portraits_and_resumes_to_the_bit(here):
+    start(*INVERSION)
+    start(*AGING, *LIVES)
+    start(*FINISHING, "output=whole")
+    start(*FINISHING, "output=again", "resume=whole/checkpoints/step_0000002.ckpt")
+    whole, again = (torch.load(here / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "again"))
+    assert whole["global_step"] == again["global_step"] == 4
+    assert_identical(whole["state_dict"], again["state_dict"], "state_dict")
+    assert (here / "whole/panels/step_0000002.png").is_file()
+
+    sam, made = load("whole/checkpoints/last.ckpt"), load("whole/weights/generator_ema.safetensors")
+    aged = load("runs/lifespan_aging/checkpoints/last.ckpt")
+    name = "conv1.conv.weight"
+    assert isinstance(sam, SAM)
+    torch.testing.assert_close(sam.decoder.state_dict()[name], made.state_dict()[name], rtol=1e-3, atol=1e-3)  # float16
+    assert not torch.equal(whole["state_dict"][f"sam.decoder.{name}"], sam.decoder.state_dict()[name])
+    for part in ("encoder", "pretrained_encoder"):  # of ageing the averaged one
+        assert_identical(getattr(sam, part).state_dict(), getattr(aged, part).state_dict(), part)
+    torch.testing.assert_close(made.latent_avg, aged.latent_avg[0])
 
 
 def test_a_resumed_inversion_ends_as_the_uninterrupted_one(here):

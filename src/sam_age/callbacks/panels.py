@@ -74,7 +74,7 @@ class AgingPanels(FacePanels):
 
 
 class InversionPanels(FacePanels):
-    """Pairs of input and reconstruction, for an `InversionModule` or a `TuningModule`.
+    """Pairs of input and reconstruction, for an `InversionModule`, a `TuningModule` or a `FinishingModule`.
 
     Args:
         folder, faces: see `FacePanels`.

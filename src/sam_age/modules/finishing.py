@@ -35,8 +35,8 @@ class FinishingModule(Stage):
     Args:
         sam: trained.
         losses: how unlike the true portraits the pictures are; terms of codes do not count, which are given.
-        optimizer: called with the parameters of the generator's layers; its mapping network, which SAM does not use,
-            and the strengths of its noise rest.
+        optimizer: called with the parameters of the generator's layers; its mapping network, which ageing does not
+            use, and the strengths of its noise rest.
         earlier: a generator that SAM's was made from; None: it begins as it is.
         back: how far it goes towards `earlier` before the first step, 0 to 1.
         ema_decay: keep an exponential moving average of the generator with this decay a step, used for validation and

@@ -146,6 +146,9 @@ def _lightning(contents: Contents, tree: Mapping[str, Any], state: dict[str, Ten
                 whole = {name: value for name, value in whole.items() if not name.startswith("encoder.")}
                 whole |= {f"encoder.{name}": value for name, value in averaged.items()}
                 notes.append("took the averaged (EMA) encoder")
+            if averaged := under(state, "ema_decoder."):
+                whole |= {f"decoder.{name}": value for name, value in averaged.items()}
+                notes.append("took the averaged (EMA) generator")
             return Checkpoint(kind, looks_like, tree.get("network") or sam_config(whole), whole, notes=notes)
     if generator := under(state, "generator_ema."):
         return _gan(tree, generator)
