@@ -47,7 +47,7 @@ def test_both_kinds_of_step_come_often_enough_to_be_recorded() -> None:
     take_turns(module)
     kinds = []
     step = module.step_gradients
-    module.gradients = lambda *args, aging: (kinds.append(aging), step(*args, aging=aging))[1]
+    module.gradients = lambda *args, known, aging: (kinds.append(aging), step(*args, known=known, aging=aging))[1]
     fit(module, torch.zeros(STEPS, 3, 256, 256), steps=STEPS, batch=1)
     assert min(kinds.count(True), kinds.count(False)) > WARM_UP + 1
 
