@@ -35,9 +35,10 @@ from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, arguments, config, random_losses, random_sam
 from benchmarks.peaks import measured
 from sam_age.device import let_segments_grow
+from sam_age.losses import AgingLosses
 from sam_age.models.fused import reason_against
 from sam_age.models.identity import face_crop
-from sam_age.models.sam import with_age
+from sam_age.models.sam import SAM, with_age
 from sam_age.modules.aging import COMPILED, AgingModule
 from sam_age.modules.ranks import RecordedDDP
 
@@ -78,7 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--channels-last", action="store_true", help="module.channels_last")
     parser.add_argument("--graphed", action="store_true", help="module.graphed: the step as a CUDA graph")
     parser.add_argument("--cast-once", action="store_true", help="module.cast_once: frozen weights cast once")
+    parser.add_argument("--side-by-side", type=int, default=1, metavar="STREAMS", help="module.side_by_side")
     parser.add_argument("--recomputed", action="store_true", help="module.recomputed: the age encoder's units")
+    parser.add_argument(
+        "--cached", action="store_true", help="codes, ages and embeddings of the faces are known, as by data.cache"
+    )
     parser.add_argument("--compiled", nargs="+", default=[], choices=COMPILED, help="module.compiled")
     parser.add_argument("--ema-decay", type=float, help="module.ema_decay")
     parser.add_argument("--generator", choices=("auto", "true", "false"), default="auto", help="model.decoder.fused")
@@ -124,6 +129,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     module.train()
     faces = torch.rand(given.batch, 3, 256, 256) * 2 - 1
     batch = {"faces": faces.to(device), "index": torch.arange(given.batch, device=device)}
+    if given.cached:
+        with torch.no_grad():
+            batch |= known(sam, losses, batch["faces"])
     extra = 0 if given.profile is None else PROFILED
     if given.devices > 1 and given.alone:
         extra, module.together = given.steps, warmup + given.steps
@@ -155,7 +163,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     if module.alone.steps:
         found = module.alone
         alone = {"step_seconds": spread(found.seconds()), "images_per_second": found.rate(given.batch)}
-    flops = flops_a_face(given.size)
+    flops = flops_a_face(given.size, given.cached)
     peaks = None if given.no_peaks else measured(device)
     unit = "bfloat16" if "bf16" in str(trainer.precision) else "float32"
     if module.profile is not None:
@@ -172,6 +180,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "optimizer": optimizer_name,
         "compile": given.compile,
         **options,
+        "cached": given.cached,
         "generator": given.generator,
         "generator_path": module.generator_path,
         "tuned": given.tuned,
@@ -191,6 +200,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "alone": alone,
         "reference": theirs,
     }
+
+
+def known(sam: SAM, losses: AgingLosses, faces: Tensor) -> dict[str, Tensor]:
+    """What a cache knows of faces, see `sam_age.data.source_cache.KNOWN`."""
+    source = losses.describe(faces)
+    return {"source_code": sam.encode(faces), "source_age": source.age, "source_identity": source.identity}
 
 
 def reference(given: argparse.Namespace, device: str) -> dict[str, Any]:
@@ -250,12 +265,13 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
 def step_options(given: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `AgingModule`, with what conf/experiment/fast.yaml sets where that is asked for."""
     options = {name: getattr(given, name) for name in ("channels_last", "graphed", "cast_once", "recomputed")}
-    options |= {"compiled": given.compiled, "ema_decay": given.ema_decay}
+    options |= {"compiled": given.compiled, "side_by_side": given.side_by_side, "ema_decay": given.ema_decay}
     return options | (config("experiment", "fast")["module"] if given.fast else {})
 
 
-def flops_a_face(size: str) -> float:
-    """Operations of one step for one face, products and sums: what the method asks for, nothing recomputed.
+def flops_a_face(size: str, cached: bool = False) -> float:
+    """Operations of one step for one face, products and sums: what the method asks for, nothing recomputed; where
+    `cached` without what is `known`.
 
     Forward passes are counted; the way back to the activations takes as much again, and to weights too.
     """
@@ -265,10 +281,14 @@ def flops_a_face(size: str) -> float:
         face, net = torch.empty(1, 3, 256, 256), losses.perceptual_net
         codes = torch.empty(1, sam.decoder.n_latent, sam.decoder.style_dim)
         learns = 3 * counted(lambda: sam.encoder(with_age(face, torch.empty(1))))
-        one_way = learns + counted(lambda: sam.encode(face)) + 2 * counted(lambda: sam.decoder.synthesize(codes))
-        judged = counted(lambda: (losses.age_net(face), losses.identity_net(face)))
-        judged += counted(lambda: (net.features(face), net.features(face_crop(face))))
-    return 2 * one_way + 5 * judged  # both ways; the judges see the source once, each result forward and back
+        inverted, named = (
+            counted(lambda: sam.encode(face)),
+            counted(lambda: (losses.age_net(face), losses.identity_net(face))),
+        )
+        one_way = learns + inverted + 2 * counted(lambda: sam.decoder.synthesize(codes))
+        judged = named + counted(lambda: (net.features(face), net.features(face_crop(face))))
+    spared = inverted + named if cached else 0
+    return 2 * one_way + 5 * judged - spared  # both ways; the judges see the source once, each result forward and back
 
 
 @torch.no_grad()

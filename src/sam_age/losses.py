@@ -17,6 +17,7 @@ from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet, face_crop
 from sam_age.models.ops import at_least_float32
 from sam_age.models.perceptual import PerceptualNet
+from sam_age.models.side_by_side import Part, side_by_side
 
 
 def identity_weight(source_age: Tensor, target_age: Tensor) -> Tensor:
@@ -136,15 +137,18 @@ class AgingLosses(nn.Module):
         weights, net = self.weights, self.perceptual_net
         whole = net is not None and (weights["lpips"] or weights["lpips_aging"])
         crop = net is not None and weights["lpips_crop"]
+        parts: dict[str, Part] = {}
+        if age is None:
+            parts["age"] = lambda x: at_least_float32(self.age_net(x))
         if identity is None and self.identity_net is not None:
-            identity = at_least_float32(self.identity_net(faces))
-        return Source(
-            faces=faces,
-            age=at_least_float32(self.age_net(faces)) if age is None else age,
-            identity=identity,
-            features=net.features(faces) if whole else None,
-            crop_features=net.features(face_crop(faces)) if crop else None,
-        )
+            parts["identity"] = lambda x: at_least_float32(self.identity_net(x))
+        if whole:
+            parts["features"] = net.features
+        if crop:
+            parts["crop_features"] = lambda x: net.features(face_crop(x))
+        found = dict(zip(parts, side_by_side(list(parts.values()), faces), strict=True))
+        known = {"age": age, "identity": identity, "features": None, "crop_features": None}
+        return Source(faces=faces, **known | found)
 
     def term_names(self, *, aging: bool) -> list[str]:
         """What `forward` reports for passes that change the age, or keep it."""
@@ -208,22 +212,18 @@ class AgingLosses(nn.Module):
             add("l2", l2_weight, F.mse_loss(images, like.faces))
         if weights["l2_crop"]:
             add("l2_crop", weights["l2_crop"], F.mse_loss(face_crop(images), face_crop(like.faces)))
-        if lpips_weight:
-            features = self.perceptual_net.features(images)
-            add("lpips", lpips_weight, self.perceptual_net.distance(features, like.features).mean())
-        if weights["lpips_crop"]:
-            features = self.perceptual_net.features(face_crop(images))
-            distance = self.perceptual_net.distance(features, like.crop_features)
-            add("lpips_crop", weights["lpips_crop"], distance.mean())
-        if weights["identity"]:
-            similarity = (at_least_float32(self.identity_net(images)) * source.identity).sum(1)
+        judged = self.judge(images, like, source, lpips=bool(lpips_weight))
+        if "lpips" in judged:
+            add("lpips", lpips_weight, judged["lpips"].mean())
+        if "lpips_crop" in judged:
+            add("lpips_crop", weights["lpips_crop"], judged["lpips_crop"].mean())
+        if "similarity" in judged:
             firmness = identity_weight(source.age, target_age) if self.weighted_identity else 1.0
-            add("identity", weights["identity"], (firmness * (1 - similarity)).mean())
-            terms["identity_similarity"] = similarity.detach().mean()
-        if weights["age"]:
-            predicted_age = at_least_float32(self.age_net(images))
-            add("age", weights["age"], age_loss(predicted_age, target_age))
-            terms["age_error"] = (predicted_age.detach() - target_age).abs().mean()
+            add("identity", weights["identity"], (firmness * (1 - judged["similarity"])).mean())
+            terms["identity_similarity"] = judged["similarity"].detach().mean()
+        if "age" in judged:
+            add("age", weights["age"], age_loss(judged["age"], target_age))
+            terms["age_error"] = (judged["age"].detach() - target_age).abs().mean()
         if weights["w_norm"]:
             add("w_norm", weights["w_norm"], w_norm(at_least_float32(w_plus), latent_avg))
         if weights["code"] and expected is not None:
@@ -233,6 +233,21 @@ class AgingLosses(nn.Module):
         loss = torch.stack(weighted).sum()
         terms["loss"] = loss.detach()
         return loss, terms
+
+    def judge(self, images: Tensor, like: Source, source: Source, *, lpips: bool) -> dict[str, Tensor]:
+        """What the frozen networks say of images (N, 3, 256, 256), (N,) each: distances from what they are to look
+        like (of whole faces where `lpips`), cosines to the source, ages. What counts for nothing is left out."""
+        net = self.perceptual_net
+        parts: dict[str, Part] = {}
+        if self.weights["age"]:
+            parts["age"] = lambda x: at_least_float32(self.age_net(x))
+        if self.weights["identity"]:
+            parts["similarity"] = lambda x: (at_least_float32(self.identity_net(x)) * source.identity).sum(1)
+        if lpips:
+            parts["lpips"] = lambda x: net.distance(net.features(x), like.features)
+        if self.weights["lpips_crop"]:
+            parts["lpips_crop"] = lambda x: net.distance(net.features(face_crop(x)), like.crop_features)
+        return dict(zip(parts, side_by_side(list(parts.values()), images), strict=True))
 
 
 class InversionLosses(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_age.models.encoder import GradualStyleEncoder, Subsample
+from sam_age.models.encoder import GradualStyleEncoder, Subsample, _interpolate, _Upsample
 from tests.golden import Golden, assert_matches, fill_module, manifest
 
 TINY = {"style_dim": 16, "widths": (8, 8, 16, 16), "depths": (1, 1, 2, 1), "tower_width": 8}
@@ -106,3 +106,13 @@ def test_under_autocast_a_map_is_cast_once_for_all_towers_and_codes_are_the_same
         # summed over up to seven towers in bfloat16, of eight bits
         assert (got - wanted).norm() < 0.01 * wanted.norm()
     assert encoder(torch.empty(2, 3, 64, 64)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_upsampling_by_matrix_products_is_that_of_interpolation(layout: torch.memory_format) -> None:
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 8, 11, dtype=torch.float64).contiguous(memory_format=layout)
+    got, wanted = _Upsample.apply(x, (8, 11)), _interpolate(x, (8, 11))
+    assert torch.equal(got, wanted)
+    ours, theirs = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # places between pixels are counted in float32

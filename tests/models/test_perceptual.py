@@ -1,5 +1,7 @@
 """LPIPS against the authors' numbers and the lpips package; distances over any network's features."""
 
+import copy
+
 import lpips as package
 import pytest
 import torch
@@ -144,3 +146,15 @@ def test_every_network_keeps_the_protocol(name, lpips):
     finally:
         network.float()
     torch.testing.assert_close(double.float(), exact.detach(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("side", [256, 188, 61])
+def test_the_first_convolution_in_blocks_is_the_convolution(lpips, side):
+    """A GPU's way in half precision; 256 and 188 are the losses' sizes, 61 leaves a rest."""
+    layer = copy.deepcopy(lpips.alexnet[0]).double()
+    x = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    got, wanted = layer.in_blocks(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, stride=4, padding=2)
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)

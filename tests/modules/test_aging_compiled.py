@@ -38,9 +38,9 @@ def test_validation_compiles_nothing(compilations: list[int]) -> None:
     trainer.fit(module, loader(faces, 2))
     trained = len(compilations)
     assert trained > 0
-    encoder = module.sam.encoder._compiled_call_impl
+    tower = module.sam.encoder.styles[0]._compiled_call_impl
     scores = trainer.validate(module, loader(faces, 4), verbose=False)[0]
     assert len(compilations) == trained
-    assert module.sam.encoder._compiled_call_impl is encoder is not None
+    assert module.sam.encoder.styles[0]._compiled_call_impl is tower is not None
     plain.load_state_dict(module.state_dict())
     assert scores == pytest.approx(trainer_of_one_step().validate(plain, loader(faces, 4), verbose=False)[0])

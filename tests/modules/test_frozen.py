@@ -11,7 +11,7 @@ from torch import nn
 from sam_age.errors import InputError
 from sam_age.models.encoder import GradualStyleEncoder
 from sam_age.modules.aging import parts_to_compile
-from sam_age.modules.frozen import CastOnce
+from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.modules.recompute import recompute
 from tests.modules.test_aging import fit, tiny_module
 
@@ -41,6 +41,44 @@ def test_weights_cast_once_are_autocasts_to_the_bit_and_leave_no_trace() -> None
         raise KeyError
     after = network.state_dict()
     assert all(torch.equal(kept[name], after[name]) and kept[name].dtype == after[name].dtype for name in kept)
+
+
+def test_weights_that_learn_cast_for_a_step_leave_autocasts_gradients() -> None:
+    """Of one pass to the bit, also where gradients lay already; of two their sum, rounded to the copies' type."""
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4), nn.Linear(4, 4))
+    plain[4].requires_grad_(False)
+    casting = copy.deepcopy(plain)
+    kept = list(casting.parameters())
+    cast = CastForAStep(casting, torch.bfloat16)
+    assert len(cast.weights) == 4  # not the normalisation's, nor the frozen ones
+    batches = [torch.randn(2, 3, 8, 8) for _ in range(2)]
+    for passes in (1, 2, 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            for network in (plain, casting):
+                lying = [p.grad for p in network.parameters() if p.grad is not None]
+                torch._foreach_zero_(lying) if lying else None  # as `Graphed` begins
+                with cast.in_use() if network is casting else torch.enable_grad():
+                    for batch in batches[:passes]:
+                        network(batch).float().square().sum().backward()
+                        cast.set_aside()
+                left = [p.grad for p in network.parameters() if p.grad is not None]
+                assert all(grad is before for grad, before in zip(left, lying, strict=False))
+        for mine, theirs in zip(casting.parameters(), plain.parameters(), strict=True):
+            assert (mine.grad is None) == (theirs.grad is None)
+            if mine.grad is not None and passes == 1:
+                assert torch.equal(mine.grad, theirs.grad)
+            elif mine.grad is not None:
+                torch.testing.assert_close(
+                    mine.grad, theirs.grad, rtol=2**-6, atol=2**-7 * theirs.grad.abs().max().item()
+                )
+        assert all(mine is before for mine, before in zip(casting.parameters(), kept, strict=True))
+    with pytest.raises(KeyError), cast.in_use():
+        raise KeyError
+    assert all(mine is before for mine, before in zip(casting.parameters(), kept, strict=True))
+    with torch.no_grad():
+        kept[0].zero_()
+    with cast.in_use():  # the copies are of the weights as they are now
+        assert not casting[0].weight.any()
 
 
 @pytest.mark.parametrize("autocast", [False, True])

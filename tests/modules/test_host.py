@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from benchmarks.networks import random_losses, random_sam
 from sam_age.models.sam import with_age
 from sam_age.modules.aging import AgingModule
-from sam_age.modules.frozen import CastOnce
+from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.optim.ranger import Ranger
 from tests.modules.fake_gpu import on_a_gpu
 from tests.modules.test_aging import ranger, tiny_module
@@ -43,6 +43,7 @@ def full_size() -> AgingModule:
 def test_a_step_of_the_full_size_asks_nothing_of_the_host(full_size: AgingModule, monkeypatch) -> None:
     with on_a_gpu(full_size, monkeypatch) as work:
         full_size.frozen = CastOnce((full_size.sam.pretrained_encoder, full_size.losses), torch.bfloat16)
+        full_size.learning = CastForAStep(full_size.sam.encoder, torch.bfloat16)
         faces, age = torch.empty(2, 3, 256, 256, device="cuda"), torch.empty(2, device="cuda")
         for aging in (True, False):
             full_size.step_gradients(faces, age, aging=aging)
@@ -56,6 +57,7 @@ def test_a_step_of_the_full_size_runs_each_network_as_often_as_the_method_and_no
     sam, losses = full_size.sam, full_size.losses
     with on_a_gpu(full_size, monkeypatch) as work:
         full_size.frozen = CastOnce((sam.pretrained_encoder, losses), torch.bfloat16)
+        full_size.learning = CastForAStep(full_size.sam.encoder, torch.bfloat16)
         faces, age = torch.empty(2, 3, 256, 256, device="cuda"), torch.empty(2, device="cuda")
         codes = torch.empty(2, sam.decoder.n_latent, sam.decoder.style_dim, device="cuda")
 

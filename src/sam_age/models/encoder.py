@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from sam_age.models.convolve import Conv2d
 from sam_age.models.ops import EqualLinear
+from sam_age.models.side_by_side import shares, side_by_side
 
 COARSE_STYLES = 3  # styles 0-2 read the deepest map, 1/16 of the image
 MIDDLE_STYLES = 4  # styles 3-6 read the 1/8 map; all others the 1/4 map
@@ -179,6 +182,10 @@ class GradualStyleEncoder(nn.Module):
         fine = _upsample(middle, fine) + self.latlayer2(fine)
         return coarse, middle, fine
 
+    def tower_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`pyramid`, as the towers take it under autocast: all of the encoder but the towers, to be compiled as one."""
+        return tuple(map(_as_convolved, self.pyramid(x)))
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, in_channels, image_size, image_size) -> (N, n_styles, style_dim)."""
         # Another size would fail late and oddly: the towers would turn left-over positions into batch rows.
@@ -187,9 +194,15 @@ class GradualStyleEncoder(nn.Module):
                 f"The encoder takes (N, {self.in_channels}, {self.image_size}, {self.image_size}), "
                 f"not {tuple(x.shape)}: resize the faces to {self.image_size} first."
             )
-        coarse, middle, fine = map(_as_convolved, self.pyramid(x))
+        maps = self.tower_maps(x)
+        shares = _dealt_out(len(self.styles))
+        made = side_by_side([partial(self._some_styles, share) for share in shares], *maps)
+        styles = dict(zip(chain(*shares), chain(*made), strict=True))
+        return torch.stack([styles[i] for i in range(len(styles))], dim=1)
+
+    def _some_styles(self, indices: Sequence[int], coarse: Tensor, middle: Tensor, fine: Tensor) -> list[Tensor]:
         maps = {16: coarse, 8: middle, 4: fine}
-        return torch.stack([tower(maps[self._reduction(i)]) for i, tower in enumerate(self.styles)], dim=1)
+        return [self.styles[i](maps[self._reduction(i)]) for i in indices]
 
 
 def _as_convolved(x: Tensor) -> Tensor:
@@ -200,6 +213,45 @@ def _as_convolved(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if casts else x
 
 
+def _dealt_out(styles: int) -> list[list[int]]:
+    """The towers' numbers, in as many shares of about the same work as run side by side. Towers of fine maps, which
+    are the last ones, have most to do."""
+    return [list(range(styles - 1 - first, -1, -shares())) for first in range(min(shares(), styles))]
+
+
 def _upsample(x: Tensor, like: Tensor) -> Tensor:
     # align_corners=True as in the authors' pyramid: trained weights depend on it
-    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)
+    size = tuple(like.shape[2:])
+    return _Upsample.apply(x, size) if x.is_cuda else _interpolate(x, size)
+
+
+def _interpolate(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+class _Upsample(torch.autograd.Function):
+    """Bilinear interpolation whose gradient is two matrix products, along columns and rows, channels innermost.
+
+    Each pixel of PyTorch's own kernel adds to four places, in an order that changes; what torch.compile makes of it
+    took 1.55 ms for 16 maps of 64 x 64 pixels and 512 channels on an H200, for 0.05 of memory traffic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        ctx.size = x.shape[2:]
+        return _interpolate(x, size)
+
+    @staticmethod
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, None]:
+        n, c, height, width = of_y.shape
+        rows, columns = (_weights(a, b, of_y) for a, b in zip(ctx.size, of_y.shape[2:], strict=True))
+        with torch.autocast(of_y.device.type, enabled=False):
+            by_rows = rows.T @ of_y.permute(0, 2, 3, 1).reshape(n, height, width * c)
+            of_x = columns.T @ by_rows.view(-1, width, c)
+        return of_x.view(n, *ctx.size, c).permute(0, 3, 1, 2), None
+
+
+def _weights(before: int, after: int, like: Tensor) -> Tensor:
+    """What each of `before` places gives to each of `after`: (after, before), linear between corners that align."""
+    places = torch.arange(after, device=like.device) * ((before - 1) / (after - 1))
+    return (1 - (places[:, None] - torch.arange(before, device=like.device)).abs()).clamp(min=0).to(like.dtype)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_age.errors import InputError
+from sam_age.models.convolve import conv2d
 from sam_age.models.ops import at_least_float32
 
 ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
@@ -55,7 +57,7 @@ class LPIPS(nn.Module):
         self.config: dict[str, object] = {}
         a, b, c, d, e = self.CHANNELS
         self.alexnet = nn.Sequential(
-            *(nn.Conv2d(3, a, 11, 4, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
+            *(_Strided(3, a, 11, 4, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(a, b, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(b, c, 3, padding=1), nn.ReLU(inplace=True)),
             *(nn.Conv2d(c, d, 3, padding=1), nn.ReLU(inplace=True)),
@@ -117,6 +119,28 @@ class LPIPS(nn.Module):
                 f"{source} is not AlexNet with LPIPS' linear layers ({_first_problem(error)}): "
                 f"use torchvision's file, {ALEXNET_URL}"
             ) from error
+
+
+class _Strided(nn.Conv2d):
+    """A convolution of few channels whose stride is not 1. On GPUs, in half precision, it is one without a stride over
+    blocks of stride x stride pixels, each a pixel of so many times the channels: cuDNN has no fast way back through
+    strides of colours. The numbers are the same, and zeros fill the kernel up to whole blocks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = x.is_cuda and (x.element_size() == 2 or torch.is_autocast_enabled("cuda"))
+        return self.in_blocks(x) if half else super().forward(x)
+
+    def in_blocks(self, x: Tensor) -> Tensor:
+        """As `forward`, in blocks."""
+        stride, padding, kernel = self.stride[0], int(self.padding[0]), self.kernel_size[0]
+        blocks = -(-kernel // stride)  # along a side of the kernel
+        made = [(side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:]]
+        below, right = (
+            (count + blocks - 1) * stride - padding - side for count, side in zip(made, x.shape[2:], strict=True)
+        )
+        x = F.pixel_unshuffle(F.pad(x, (padding, right, padding, below)), stride)
+        fill = blocks * stride - kernel
+        return conv2d(x, F.pixel_unshuffle(F.pad(self.weight, (0, fill, 0, fill)), stride), self.bias)
 
 
 class FeatureDistance(nn.Module):

@@ -7,6 +7,7 @@ Source: Alaluf, Patashnik, Cohen-Or, "Only a Matter of Style", ACM TOG 40(4), 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_age.models.encoder import GradualStyleEncoder
+from sam_age.models.side_by_side import begin
 from sam_age.models.stylegan2 import Generator, Noise
 
 FACE_SIZE = 256
@@ -127,21 +129,22 @@ class SAM(nn.Module):
         """faces (N, 3, 256, 256) -> w+ (N, n_styles, style_dim): once per face, for any number of ages."""
         return self.pretrained_encoder(faces) + self.latent_avg
 
-    def edit(self, faces: Tensor, target_age: Tensor, inversion: Tensor | None = None) -> Tensor:
+    def edit(self, faces: Tensor, target_age: Tensor, inversion: Tensor | Callable[[], Tensor] | None = None) -> Tensor:
         """The aged code: w+ (N, n_styles, style_dim).
 
         Args:
             faces: (N, 3, 256, 256) in [-1, 1].
             target_age: (N,) years.
-            inversion: what `encode(faces)` gave, if already at hand.
+            inversion: what `encode(faces)` gave, if already at hand; or what `begin` said will give it.
         """
         if target_age.shape != faces.shape[:1]:
             raise ValueError(
                 f"One target age a face: got ages {tuple(target_age.shape)} for faces {tuple(faces.shape)}."
             )
         if inversion is None:
-            inversion = self.encode(faces)
-        return self.encoder(with_age(faces, target_age)) + inversion
+            inversion = begin(lambda: self.encode(faces))
+        own = self.encoder(with_age(faces, target_age))
+        return own + (inversion if isinstance(inversion, Tensor) else inversion())
 
     def synthesize(self, w_plus: Tensor, *, resize: bool = True, noise: Noise = "stored") -> Tensor:
         """w+ -> images (N, 3, 256, 256), or at the generator's own size with resize=False."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from sam_age.models.age import AgeNet
 from sam_age.models.identity import IdentityNet
 from sam_age.models.ops import at_least_float32
 from sam_age.models.sam import SAM, face_pool
-from sam_age.modules.frozen import CastOnce
+from sam_age.models.side_by_side import begin, streams
+from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.modules.recompute import recompute
 from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
 from sam_age.modules.stage import mix_seed as _mix
@@ -58,7 +59,10 @@ class AgingModule(Stage):
         compiled: torch.compile in training, for some of `COMPILED`; True is the generator alone.
         channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
         graphed: on a GPU, the work of a step recorded once and replayed, see `Graphed`.
-        cast_once: under autocast on a GPU, frozen weights cast once and not at every call, see `CastOnce`.
+        cast_once: under autocast on a GPU, frozen weights cast once, and the age encoder's once a step, not at every
+            call; see `CastOnce` and `CastForAStep`.
+        side_by_side: where `graphed`, so many at a time of the encoders' towers, of the judges, and of the two
+            encoders, see `models.side_by_side`; 1: one after the other.
         recomputed: the age encoder's residual units keep their inputs alone for the way back, see `recompute`.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         mean_codes: the mean code of each age, for the losses' term `code`; None, where that counts: fitted as the run
@@ -88,6 +92,7 @@ class AgingModule(Stage):
         channels_last: bool = False,
         graphed: bool = False,
         cast_once: bool = False,
+        side_by_side: int = 1,
         recomputed: bool = False,
         age_judge: AgeNet | None = None,
         identity_judge: IdentityNet | None = None,
@@ -104,10 +109,12 @@ class AgingModule(Stage):
         self.frozen_batch_norm = frozen_batch_norm
         self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
         self.compiled, self.channels_last, self.graphed = parts_to_compile(compiled), channels_last, graphed
-        self.cast_once, self.recomputed = cast_once, recomputed
+        self.cast_once, self.side_by_side, self.recomputed = cast_once, side_by_side, recomputed
         if recomputed and "encoders" in self.compiled:
             raise InputError("module.recomputed=true cannot go with module.compiled=[encoders]: choose one of them.")
         self.frozen: CastOnce | None = None
+        self.learning: CastForAStep | None = None
+        self.side_streams: list[torch.cuda.Stream] = []
         self.make = sam.decoder.synthesize
         self.gradients = self.step_gradients
         self.ema_decay = ema_decay
@@ -147,7 +154,10 @@ class AgingModule(Stage):
         self, faces: Tensor, target_age: Tensor, *tensors: Tensor, known: tuple[str, ...] = (), aging: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`take_gradients`, the frozen networks with the weights that were cast for it. known: names of the tensors."""
-        with contextlib.nullcontext() if self.frozen is None else self.frozen.in_use():
+        with contextlib.ExitStack() as stack:
+            for cast in filter(None, (self.frozen, self.learning)):
+                stack.enter_context(cast.in_use())
+            stack.enter_context(streams(self.side_streams))
             return self.take_gradients(faces, target_age, **dict(zip(known, tensors, strict=True)), aging=aging)
 
     def take_gradients(
@@ -173,19 +183,21 @@ class AgingModule(Stage):
         if self.innermost:
             faces = faces.contiguous(memory_format=torch.channels_last)
         source = self.losses.describe(faces, source_age, source_identity)  # age (years), identity, features: once
+        waiting = begin(lambda: self.sam.encode(faces)) if source_code is None else lambda: source_code
         if not aging:
             target_age = source.age
         latent_avg = self.sam.latent_avg
-        code = self.sam.encode(faces) if source_code is None else source_code
 
-        aged, w_plus = self.transform(faces, target_age, code)
-        led = self.led_by(truth, source, code, target_age) if aging else {}
+        aged, w_plus = self.transform(faces, target_age, waiting)
+        led = self.led_by(truth, source, waiting(), target_age) if aging else {}
         forward, terms = self.losses(aged, w_plus, source, target_age, latent_avg=latent_avg, aging=aging, **led)
         if self.cycle_weight == 0:
             self.manual_backward(forward)
             return forward.detach(), terms
         with self.gradients_kept_local():  # both passes' gradients are exchanged together, below
             self.manual_backward(forward)  # frees this graph before the next is built
+        if self.learning is not None:
+            self.learning.set_aside()
 
         back, w_plus = self.transform(aged.detach(), source.age)
         cycle, cycle_terms = self.losses(back, w_plus, source, source.age, latent_avg=latent_avg, aging=False)
@@ -215,8 +227,11 @@ class AgingModule(Stage):
             return None
         return self.mean_codes.mean_shift(at_least_float32(code), source_age, target_age)
 
-    def transform(self, faces: Tensor, target_age: Tensor, code: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """SAM's forward pass as in training, with fresh noise: images (N, 3, 256, 256) and w+."""
+    def transform(
+        self, faces: Tensor, target_age: Tensor, code: Callable[[], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """SAM's forward pass as in training, with fresh noise: images (N, 3, 256, 256) and w+. code: gives pSp's codes
+        of the faces, if they are at hand."""
         w_plus = self.sam.edit(faces, target_age, code)
         return face_pool(self.make(w_plus, "random").to(w_plus.dtype)), w_plus
 
@@ -280,7 +295,9 @@ class AgingModule(Stage):
             self.make = torch.compile(self.make, **options)
         if "encoders" in self.compiled:
             for encoder in (sam.encoder, sam.pretrained_encoder):
-                encoder.compile(**options)
+                encoder.tower_maps = torch.compile(encoder.tower_maps, **options)
+                for tower in encoder.styles:
+                    tower.compile(**options)
         if "judges" in self.compiled:
             for judge in filter(None, judges[:2]):
                 judge.compile(**options)
@@ -317,6 +334,12 @@ class AgingModule(Stage):
             losses = self.losses
             judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
             self.frozen = CastOnce((self.sam.pretrained_encoder, *judges), dtype)
+            if not isinstance(
+                self.trainer.strategy.model, DistributedDataParallel
+            ):  # which listens to the weights' own
+                self.learning = CastForAStep(self.sam.encoder, dtype)
+        if self.graphed and self.side_by_side > 1 and self.device.type == "cuda":
+            self.side_streams = [torch.cuda.Stream(self.device) for _ in range(self.side_by_side - 1)]
         if self.graphed:
             kinds = 2 if 0 < self.same_age_probability < 1 else 1  # of steps: they age, or keep the age
             self.gradients = self.recorded(self.step_gradients, self.sam.encoder.parameters(), kinds)
@@ -394,21 +417,22 @@ def validation_ages(index: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def as_written(*networks: nn.Module | None) -> Iterator[None]:
-    """Networks without what torch.compile made of them, or of their `features`."""
+    """Networks without what torch.compile made of them, of their layers, or of their `features` or `tower_maps`."""
     compiled: list[tuple[nn.Module, str, Any]] = []
-    for network in filter(None, networks):
-        if network._compiled_call_impl is not None:  # of `nn.Module.compile`
-            compiled.append((network, "_compiled_call_impl", network._compiled_call_impl))
-            network._compiled_call_impl = None
-        features = vars(network).get("features")  # of torch.compile
-        if hasattr(features, "_torchdynamo_orig_callable"):
-            compiled.append((network, "features", features))
-            network.features = features._torchdynamo_orig_callable
+    for layer in (layer for network in filter(None, networks) for layer in network.modules()):
+        if layer._compiled_call_impl is not None:  # of `nn.Module.compile`
+            compiled.append((layer, "_compiled_call_impl", layer._compiled_call_impl))
+            layer._compiled_call_impl = None
+        for name in ("features", "tower_maps"):  # of torch.compile
+            made = vars(layer).get(name)
+            if hasattr(made, "_torchdynamo_orig_callable"):
+                compiled.append((layer, name, made))
+                setattr(layer, name, made._torchdynamo_orig_callable)
     try:
         yield
     finally:
-        for network, name, made in compiled:
-            setattr(network, name, made)
+        for layer, name, made in compiled:
+            setattr(layer, name, made)
 
 
 def parts_to_compile(compiled: bool | str | Sequence[str]) -> tuple[str, ...]:

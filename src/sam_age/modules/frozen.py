@@ -1,4 +1,4 @@
-"""Frozen weights in autocast's dtype: made once, instead of at every call."""
+"""Weights in autocast's dtype: made once, instead of at every call."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+LAYERS = (nn.Conv2d, nn.Linear)
+"""Whose weights autocast casts."""
 
 
 class CastOnce:
@@ -21,13 +24,11 @@ class CastOnce:
         dtype: what autocast casts to.
     """
 
-    LAYERS = (nn.Conv2d, nn.Linear)
-
     def __init__(self, networks: Iterable[nn.Module | None], dtype: torch.dtype) -> None:
         found: dict[int, nn.Parameter] = {}
         for network in networks:
             for layer in network.modules() if network is not None else ():
-                if isinstance(layer, self.LAYERS):
+                if isinstance(layer, LAYERS):
                     found |= {id(p): p for p in layer.parameters(recurse=False) if not p.requires_grad}
         self.parameters = [p for p in found.values() if p.dtype == torch.float32]
         self.copies: list[Tensor] = [parameter.detach().to(dtype) for parameter in self.parameters]
@@ -45,3 +46,61 @@ class CastOnce:
     def _put(self, tensors: list[Tensor]) -> None:
         for parameter, tensor in zip(self.parameters, tensors, strict=True):
             parameter.data = tensor
+
+
+class CastForAStep:
+    """Copies of a network's weights that learn, for the time of a step, which casts them once for all its passes.
+
+    The passes' gradients are added up in the copies' type, as autocast's own cache has it, and go to the weights once,
+    as float32. Other parameters take their gradients as always. Between two passes `set_aside` keeps what the first one
+    left, so that both are added in one launch, and not weight by weight.
+
+    Args:
+        network: whose convolutions and linear layers learn.
+        dtype: what autocast casts to.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        found = [
+            (layer, name, weight)
+            for layer in network.modules()
+            if isinstance(layer, LAYERS)
+            for name, weight in layer.named_parameters(recurse=False)
+            if weight.requires_grad and weight.dtype == torch.float32
+        ]
+        self.places = [(layer, name) for layer, name, _ in found]
+        self.weights = [weight for _, _, weight in found]
+        self.copies = [nn.Parameter(weight.detach().to(dtype)) for weight in self.weights]
+        self.left: dict[int, Tensor] = {}
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The network with the copies in it. At the end the gradients that they were left are the weights', whose own,
+        zeros if there are any, are written over."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.copies, self.weights)
+        self._put(self.copies)
+        try:
+            yield
+            self.set_aside()
+        finally:
+            self._put(self.weights)
+            left, self.left = self.left, {}
+        for weight in (self.weights[number] for number in left):
+            weight.grad = torch.empty_like(weight) if weight.grad is None else weight.grad
+        if left:
+            torch._foreach_copy_([self.weights[number].grad for number in left], list(left.values()))
+
+    def set_aside(self) -> None:
+        """Take the copies' gradients from them, and add them to those that were taken before."""
+        found = {number: copy.grad for number, copy in enumerate(self.copies) if copy.grad is not None}
+        both = [number for number in found if number in self.left]
+        if both:
+            torch._foreach_add_([self.left[number] for number in both], [found[number] for number in both])
+        self.left = found | self.left
+        for copy in self.copies:
+            copy.grad = None
+
+    def _put(self, tensors: list[nn.Parameter]) -> None:
+        for (layer, name), tensor in zip(self.places, tensors, strict=True):
+            layer._parameters[name] = tensor
