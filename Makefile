@@ -31,11 +31,15 @@ demo: $(VENV)/ready ## age, score and train on what comes with the package: no d
 	$(BIN)/sam-train '+experiment=[lifespan_aging,demo]' output=$(DEMO)/run
 	@echo "The sheet: $(DEMO)/aged/sheet.png   The scores: $(DEMO)/scores   What 60 steps teach: $(DEMO)/run/panels"
 
+# Two at a time, of one thread each; worksteal keeps a file's tests, and what they share, with one process.
+test test-slow: export OMP_NUM_THREADS := 1
+test test-slow: PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/ready ## the tests: CPU, no network, minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(VENV)/ready ## the full-size tests: the authors' networks, several GB of memory
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 lint: $(VENV)/ready ## ruff
 	$(BIN)/ruff check src tests benchmarks tools

@@ -1,11 +1,14 @@
 """ONNX graphs: the same numbers in onnxruntime, for any batch, without this package."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from sam_age import weights
+from sam_age.cli.weights import main
 from sam_age.errors import InputError
 from sam_age.export import TOLERANCE, export_onnx
 from sam_age.models.sam import SAM
@@ -27,14 +30,15 @@ def sam() -> SAM:
 
 
 @pytest.fixture(scope="module")
-def folder(sam, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx") / "new"
-    made = export_onnx(sam, folder)
-    assert {name: each.path for name, each in made.items()} == {
-        name: folder / f"{name}.onnx" for name in ("encoder", "generator")
-    }
-    assert all(each.difference <= TOLERANCE for each in made.values())
-    assert all(each.bytes == each.path.stat().st_size for each in made.values())
+def file(sam, tmp_path_factory):
+    return weights.save(sam, tmp_path_factory.mktemp("onnx") / "sam.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(file):
+    """Both graphs, by the command line: tracing the encoder takes ten seconds."""
+    folder = file.parent / "new"
+    assert main(["onnx", str(file), str(folder)]) == 0
     return folder
 
 
@@ -65,9 +69,22 @@ def test_the_graph_says_what_it_takes_and_nothing_of_this_machine(folder):
         assert b"site-packages" not in model.SerializeToString()
 
 
+def test_the_command_writes_both_graphs_and_replaces_none_unasked(sam, file, folder, tmp_path, capsys):
+    assert sorted(path.name for path in folder.iterdir()) == ["encoder.onnx", "generator.onnx"]
+    assert main(["onnx", str(file), str(folder)]) == 2
+    assert "encoder.onnx exists: add --overwrite" in capsys.readouterr().err
+    weights.save(sam.decoder, tmp_path / "generator.safetensors")
+    assert main(["onnx", str(tmp_path / "generator.safetensors"), str(tmp_path / "other")]) == 2
+    assert "holds Generator" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_large_weights_lie_beside_the_graph(sam, tmp_path, monkeypatch):
     monkeypatch.setattr("sam_age.export.LARGEST_WHOLE", 0)
     made = export_onnx(sam, tmp_path, parts=["generator"])
+    assert set(made) == {"generator"}
+    assert made["generator"].path == tmp_path / "generator.onnx"
+    assert made["generator"].difference <= TOLERANCE
     names = ["generator.onnx", "generator.onnx.data"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert made["generator"].bytes == sum((tmp_path / name).stat().st_size for name in names)
@@ -77,7 +94,11 @@ def test_large_weights_lie_beside_the_graph(sam, tmp_path, monkeypatch):
     np.testing.assert_allclose(run(tmp_path / "generator.onnx", w_plus=codes.numpy()), wanted, atol=1e-3)
 
 
-def test_a_graph_that_differs_is_not_left_behind(sam, tmp_path, monkeypatch):
+def test_a_graph_that_differs_is_not_left_behind(sam, folder, tmp_path, monkeypatch):
+    def traced(network, inputs, output, path, said):
+        shutil.copy(folder / path.name, path)
+
+    monkeypatch.setattr("sam_age.export._trace", traced)
     monkeypatch.setattr("sam_age.export.TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match="differs from PyTorch"):
         export_onnx(sam, tmp_path, parts=["generator"])

@@ -21,6 +21,7 @@ from sam_age.inference import running
 from sam_age.inference.record import FOLDER
 from sam_age.pipeline import AgingPipeline
 from sam_age.weights import save
+from tests.cli.inside import inside
 from tests.cli.test_train import SMALL, run
 from tests.modules.test_aging import tiny_sam
 
@@ -267,7 +268,7 @@ def test_the_command_leaves_with_code_2_and_one_line(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    done = run(folder, "train", *SMALL, "trainer.max_steps=2")
+    done = inside(folder, "train", *SMALL, "trainer.max_steps=2")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "runs/smoke/checkpoints/last.ckpt"
 

@@ -16,6 +16,7 @@ from sam_age.cli.render import render
 from sam_age.config import CONF_DIR
 from sam_age.errors import InputError
 from sam_age.lifespan import making
+from tests.cli.inside import inside
 
 
 @pytest.fixture(autouse=True)
@@ -83,19 +84,16 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, wrong: str, says: str) ->
 
 
 def test_the_command_teaches_and_leaves_with_code_2_and_one_line(tmp_path: Path) -> None:
-    def command(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", "sam_age.cli.render", *arguments], capture_output=True, text=True, cwd=tmp_path
-        )
-
-    taught = command("--help")
+    taught = subprocess.run(
+        [sys.executable, "-m", "sam_age.cli.render", "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert taught.returncode == 0
     assert "sam-render output=datasets/lifespan split=train" in taught.stdout
-    bad = command("output=out", "split=nobody")
+    bad = inside(tmp_path, "render", "output=out", "split=nobody")
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.startswith("sam-render: There is no split 'nobody'; known: train, judges")
     assert bad.stderr.count("\n") == 1
-    missing = command()
+    missing = inside(tmp_path, "render")
     assert missing.returncode == 2
     assert "output is needed" in missing.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""sam-weights: list, inspect, convert, onnx, and what it says when it cannot."""
+"""sam-weights: list, inspect, convert, and what it says when it cannot; onnx is test_export.py's."""
 
 import subprocess
 import sys
@@ -132,18 +132,3 @@ def test_every_help_shows_an_example(command):
     assert run.returncode == 0
     assert "example" in run.stdout
     assert "sam-weights" in run.stdout
-
-
-def test_onnx_writes_both_graphs_and_replaces_none_unasked(tmp_path, capsys):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    weights.save(files.tiny_sam().eval(), tmp_path / "sam.safetensors")
-    weights.save(files.tiny_sam().decoder, tmp_path / "generator.safetensors")
-    given = ["onnx", str(tmp_path / "sam.safetensors"), str(tmp_path / "graphs")]
-    assert main(given) == 0
-    assert [path.name for path in sorted((tmp_path / "graphs").iterdir())] == ["encoder.onnx", "generator.onnx"]
-    assert main(given) == 2
-    assert "encoder.onnx exists: add --overwrite" in capsys.readouterr().err
-    assert main(["onnx", str(tmp_path / "generator.safetensors"), str(tmp_path / "new")]) == 2
-    assert "holds Generator" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()

@@ -216,12 +216,11 @@ def test_gradients_of_gradients_are_refused_not_wrong() -> None:
 
 
 @outside
-@pytest.mark.parametrize("name", ["test_fused.py", "test_fused_learning.py"])
-def test_the_kernels_in_the_interpreter(name: str) -> None:
-    """What is marked above, in a process where Triton interprets."""
+def test_the_kernels_in_the_interpreter() -> None:
+    """What is marked above and in test_fused_learning.py, in a process where Triton interprets."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    file = Path(__file__).with_name(name)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", str(file)]
+    files = [str(Path(__file__).with_name(name)) for name in ("test_fused.py", "test_fused_learning.py")]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", *files]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False)
     if "only 0-dimensional arrays can be converted" in done.stdout:

@@ -1,6 +1,10 @@
-"""Run by test_ddp.py as a program of its own: trains tiny SAM, or tiny pSp, for a few steps on `devices` processes.
+"""Run by test_ddp.py as a program of its own: trains small things for a few steps on `devices` processes, one after
+the other, since it is the start of the processes that takes long.
 
-python -m tests.modules.ddp_run ACCELERATOR DEVICES dynamic|static|recorded|statistics OUTPUT.pt aging|inversion
+python -m tests.modules.ddp_run ACCELERATOR DEVICES FOLDER JOB...
+
+A job is gan (see gan_ddp_run.py), judges (see judges_ddp_run.py), or aging or inversion, which are tiny SAM and tiny
+pSp, and a kind: dynamic, static, recorded or statistics, as aging.static; it leaves FOLDER/JOB.pt
 
 recorded is `RecordedDDP`; and statistics is that with batch norms that learn theirs, each process its own
 """
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -96,10 +101,11 @@ def strategy_of(kind: str, on_gpu: bool) -> DDPStrategy:
     )
 
 
-def main(accelerator: str, devices: int, kind: str, output: str, stage: str) -> None:
-    torch.backends.cudnn.allow_tf32 = False  # three digits would hide what is compared here
-    torch.backends.cudnn.deterministic = True
+def train(accelerator: str, devices: int, kind: str, output: Path, stage: str) -> None:
     on_gpu = accelerator == "gpu"
+    if on_gpu:
+        torch.backends.cudnn.allow_tf32 = False  # three digits would hide what is compared here
+        torch.backends.cudnn.deterministic = True
     faces = torch.rand(BATCH * STEPS, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
     rows = [{"faces": face, "index": torch.tensor(i)} for i, face in enumerate(faces)]
     # statistics of a batch can be synchronised on GPUs only; on CPUs the running ones are used
@@ -122,5 +128,18 @@ def main(accelerator: str, devices: int, kind: str, output: str, stage: str) -> 
         torch.save({"losses": recorder.losses, "weights": weights}, output)
 
 
+def main(accelerator: str, devices: int, folder: Path, jobs: list[str]) -> None:
+    from tests.modules import gan_ddp_run, judges_ddp_run  # which take Rows from here
+
+    for job in jobs:
+        if job == "gan":
+            gan_ddp_run.main(folder)
+        elif job == "judges":
+            judges_ddp_run.main(devices, folder / "judges.pt")
+        else:
+            stage, kind = job.split(".")
+            train(accelerator, devices, kind, folder / f"{job}.pt", stage)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5])
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

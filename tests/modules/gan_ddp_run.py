@@ -1,11 +1,7 @@
-"""Run by test_gan_ddp.py as a program of its own: a tiny GAN for a few steps on two CPU processes.
-
-python -m tests.modules.gan_ddp_run FOLDER
-"""
+"""A job of ddp_run.py: a tiny GAN for a few steps on two CPU processes, each of which leaves FOLDER/gan_rank<n>.pt."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -43,8 +39,4 @@ def main(folder: Path) -> None:
     trainer.fit(module, loader, loader)
     kid = trainer.callback_metrics["val/kid"]
     state = {"state": module.state_dict(), "exchanged": exchanged, "kid": kid, "steps": trainer.global_step}
-    torch.save(state, folder / f"rank{trainer.global_rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    torch.save(state, folder / f"gan_rank{trainer.global_rank}.pt")

@@ -1,11 +1,8 @@
-"""Run by test_judges_ddp.py as a program of its own: trains tiny judges for a few steps on `devices` CPU processes.
-
-python -m tests.modules.judges_ddp_run DEVICES OUTPUT.pt
-"""
+"""A job of ddp_run.py: trains tiny judges for a few steps on `devices` CPU processes."""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +14,7 @@ from tests.modules.judges_set import Patterns, tiny_judges
 BATCH, STEPS = 4, 3
 
 
-def main(devices: int, output: str) -> None:
+def main(devices: int, output: Path) -> None:
     module = tiny_judges(optimizer=lambda p: torch.optim.SGD(p, lr=0.05))
     data = FacesDataModule(
         Patterns(), Patterns(5, first=10), batch_size=BATCH // devices, val_batch_size=2, num_workers=0, image_size=32
@@ -32,7 +29,3 @@ def main(devices: int, output: str) -> None:
     if trainer.is_global_zero:
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         torch.save({"weights": module.state_dict(), "scores": scores}, output)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

@@ -8,16 +8,28 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.modules import ddp_run
+
 ROOT = Path(__file__).resolve().parents[2]
+ALONE = ["aging.dynamic", "inversion.dynamic", "judges"]
+TOGETHER = [
+    "aging.dynamic", "aging.static", "aging.recorded", "aging.statistics", "inversion.dynamic", "inversion.recorded",
+    "judges", "gan",
+]  # fmt: skip
 
 
-def run(accelerator: str, devices: int, graph: str, output: Path, stage: str = "aging") -> dict:
-    command = [sys.executable, "-m", "tests.modules.ddp_run", accelerator, str(devices), graph, str(output), stage]
+def run(accelerator: str, devices: int, folder: Path, *jobs: str) -> Path:
+    """The folder, with what the jobs left there."""
+    command = [sys.executable, "-m", "tests.modules.ddp_run", accelerator, str(devices), str(folder), *jobs]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(output, weights_only=True)
+    return folder
+
+
+def left(folder: Path, name: str) -> dict:
+    return torch.load(folder / f"{name}.pt", weights_only=True)
 
 
 def assert_same(together: dict, alone: dict, rounding: float = 1e-5) -> None:
@@ -30,25 +42,56 @@ def assert_same(together: dict, alone: dict, rounding: float = 1e-5) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict:
-    return run("cpu", 1, "dynamic", tmp_path_factory.mktemp("ddp") / "one.pt")
+def alone(tmp_path_factory) -> Path:
+    """What one process, this one, makes of the joined batches."""
+    folder = tmp_path_factory.mktemp("alone")
+    ddp_run.main("cpu", 1, folder, ALONE)
+    return folder
 
 
-@pytest.mark.parametrize("graph", ["dynamic", "static", "recorded"])
-def test_two_processes_equal_one_with_the_joined_batch(alone: dict, graph: str, tmp_path: Path) -> None:
-    assert_same(run("cpu", 2, graph, tmp_path / "two.pt"), alone)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> Path:
+    """What two processes make of halves of them, and all else that takes two."""
+    return run("cpu", 2, tmp_path_factory.mktemp("together"), *TOGETHER)
 
 
-def test_two_processes_invert_as_one_with_the_joined_batch(tmp_path: Path) -> None:
-    alone, together = (run("cpu", n, "dynamic", tmp_path / f"{n}.pt", "inversion") for n in (1, 2))
-    assert_same(together, alone)
-    assert_same(run("cpu", 2, "recorded", tmp_path / "recorded.pt", "inversion"), alone)
+@pytest.mark.parametrize("job", ["aging.dynamic", "aging.static", "aging.recorded"])
+def test_two_processes_equal_one_with_the_joined_batch(alone: Path, together: Path, job: str) -> None:
+    assert_same(left(together, job), left(alone, "aging.dynamic"))
 
 
-def test_statistics_that_ranks_learn_for_themselves_are_the_same_on_all(alone: dict, tmp_path: Path) -> None:
-    together = run("cpu", 2, "statistics", tmp_path / "two.pt")  # which looks at each step
+@pytest.mark.parametrize("job", ["inversion.dynamic", "inversion.recorded"])
+def test_two_processes_invert_as_one_with_the_joined_batch(alone: Path, together: Path, job: str) -> None:
+    assert_same(left(together, job), left(alone, "inversion.dynamic"))
+
+
+def test_statistics_that_ranks_learn_for_themselves_are_the_same_on_all(alone: Path, together: Path) -> None:
+    found = left(together, "aging.statistics")  # a run that looks at each step
     name = "input_layer.1.running_mean"
-    assert not torch.equal(together["weights"][name], alone["weights"][name])
+    assert not torch.equal(found["weights"][name], left(alone, "aging.dynamic")["weights"][name])
+
+
+def test_two_processes_judge_as_one(alone: Path, together: Path) -> None:
+    one, two = left(alone, "judges"), left(together, "judges")
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    # fifteen faces: the ranks' shares differ in length
+    assert {"val/age_age_spearman", "val/identity_eer", "val/identity_cosine_same"} <= set(one["scores"])
+    assert two["scores"] == pytest.approx(one["scores"], abs=1e-3, nan_ok=True)
+
+
+def test_a_gan_on_two_processes_shares_gradients_and_keeps_the_same_weights(together: Path) -> None:
+    one, two = (left(together, f"gan_rank{rank}") for rank in (0, 1))
+    assert one["steps"] == two["steps"] == 3
+    assert len(one["exchanged"]) == 3 + 2 + 3 + 2  # both losses, R1 and path lengths at steps 0 and 2
+    for (mine, after), (theirs, too) in zip(one["exchanged"], two["exchanged"], strict=True):
+        assert not torch.equal(mine, theirs)  # other faces, codes and noise
+        torch.testing.assert_close(after, (mine + theirs) / 2)
+        assert torch.equal(after, too)
+    for name, tensor in one["state"].items():
+        assert torch.equal(tensor, two["state"][name]), name
+    assert one["state"]["progress.images"] == 12
+    assert torch.equal(one["kid"], two["kid"])
 
 
 @pytest.mark.gpu
@@ -56,6 +99,10 @@ def test_statistics_that_ranks_learn_for_themselves_are_the_same_on_all(alone: d
 @pytest.mark.parametrize("stage", ["aging", "inversion"])
 @pytest.mark.parametrize("graph", ["dynamic", "static"])
 def test_two_gpus_equal_one_with_the_joined_batch_and_shared_statistics(graph: str, stage: str, tmp_path: Path) -> None:
-    one = run("gpu", 1, graph, tmp_path / "one.pt", stage)
+    job = f"{stage}.{graph}"
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, devices in ((one, 1), (two, 2)):
+        folder.mkdir()
+        run("gpu", devices, folder, job)
     # cuDNN convolves batches of two and of four by other algorithms
-    assert_same(run("gpu", 2, graph, tmp_path / "two.pt", stage), one, rounding=1e-4)
+    assert_same(left(two, job), left(one, job), rounding=1e-4)

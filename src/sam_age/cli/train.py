@@ -44,7 +44,9 @@ def train(cfg: DictConfig) -> None:
     torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products, where the card has it
     if cfg.data.get("batch_size") == "auto":
         cfg.data.batch_size = find_batch_size(cfg)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    # without Lightning's seeding of loader processes, for which each would import Lightning (seconds, and hundreds of
+    # MB): what a data set draws is a function of the seed and of a face's number, whoever loads it
+    pl.seed_everything(cfg.seed, verbose=False)
     datamodule = build(cfg.data)  # first: a wrong path shows in a second, before gigabytes are read
     if datamodule.train_set is None:
         raise InputError("There are no training faces: set data.train to a folder, zip or shards of them.")
