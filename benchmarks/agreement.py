@@ -1,7 +1,8 @@
 """Does the fast step learn as the plain one does? Losses of both from one start, beside what chance alone changes.
 
-    python -m benchmarks.agreement --svg agreement.svg > agreement.json    three runs of 200 steps: two minutes on a GPU
-    python -m benchmarks.agreement --batch 6 --one-by-one                  the paper's batch: ten minutes
+    python -m benchmarks.agreement --svg agreement.svg > agreement.json    three runs of 200 steps: five minutes
+    python -m benchmarks.agreement --uncompiled                            two minutes: nothing is compiled
+    python -m benchmarks.agreement --batch 6 --one-by-one                  the paper's batch: a quarter of an hour
     python -m benchmarks.agreement --size tiny --device cpu --steps 12     does it run?
 
 Three runs from the same weights on the same faces in the same order: plain float32 (no TF32, plain generator, nothing
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--faces", help="folder, zip or shards of aligned faces; drawn ones if not given")
     parser.add_argument("--start", help="folder weights/ of a run, for the age encoder")
+    parser.add_argument("--uncompiled", action="store_true", help="the fast run without module.compiled")
     parser.add_argument("--window", type=int, default=20, help="steps that are averaged")
     parser.add_argument("--seconds", type=float, help="runs end after so long, however far they are")
     parser.add_argument("--one-by-one", action="store_true", help="one run after the other: a third of the memory")
@@ -99,6 +101,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "steps": steps,
         "window": window,
         "fast": config("experiment", "fast"),
+        "uncompiled": given.uncompiled,
         "seconds": {RUNS[key]: part["seconds"] for key, part in made.items()},
         "losses": {name: terms["total"] for name, terms in found.items()},
         "terms": found,
@@ -115,6 +118,7 @@ def all_runs(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """
     names = ("steps", "batch", "size", "device", "faces", "start", "seconds")
     options = [f"--{name}={getattr(given, name)}" for name in names if getattr(given, name) is not None]
+    options += ["--uncompiled"] if given.uncompiled else []
     gpus = visible_gpus() if pick_device(given.device) == "cuda" else []
     begun: dict[str, subprocess.Popen[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +180,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     torch.backends.cudnn.allow_tf32 = fast
     sam.decoder.fused = "auto" if fast else False
     optimizer, _ = optimizer_factory("ranger")
-    options = settings["module"] if fast else {}
+    options = settings["module"] | ({"compiled": []} if given.uncompiled else {}) if fast else {}
     module = Listening(sam, losses, optimizer, seed=1 if given.only == "chance" else 0, **options)
     module.name, module.begun, module.seconds = RUNS[given.only], begun, given.seconds
     if given.start is not None:

@@ -1,6 +1,7 @@
 """How a training step of SAM scales over the GPUs of one machine: several of them, then one, in one run.
 
-    python -m benchmarks.scaling --devices 2 --batch 16 --fast              on two GPUs; under a minute
+    python -m benchmarks.scaling --devices 2 --batch 16 --fast              on two GPUs; four minutes, most to compile
+    python -m benchmarks.scaling --devices 2 --batch 16 --fast --uncompiled on two GPUs; under a minute
     python -m benchmarks.scaling --devices 2 4 8 --batch 16 --fast
     python -m benchmarks.scaling --devices 2 --size tiny --device cpu --steps 3   does it run?
 

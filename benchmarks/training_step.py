@@ -40,6 +40,7 @@ from sam_age.models.fused import reason_against
 from sam_age.models.identity import face_crop
 from sam_age.models.sam import SAM, with_age
 from sam_age.modules.aging import COMPILED, AgingModule
+from sam_age.modules.frozen import CastForAStep
 from sam_age.modules.ranks import RecordedDDP
 
 MODULE = "benchmarks.training_step"
@@ -75,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fast", action="store_true", help="what conf/experiment/fast.yaml sets, whatever else is asked"
+    )
+    parser.add_argument(
+        "--uncompiled", action="store_true", help="without module.compiled, which --fast sets: it begins minutes sooner"
     )
     parser.add_argument("--channels-last", action="store_true", help="module.channels_last")
     parser.add_argument("--graphed", action="store_true", help="module.graphed: the step as a CUDA graph")
@@ -266,7 +270,8 @@ def step_options(given: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `AgingModule`, with what conf/experiment/fast.yaml sets where that is asked for."""
     options = {name: getattr(given, name) for name in ("channels_last", "graphed", "cast_once", "recomputed")}
     options |= {"compiled": given.compiled, "side_by_side": given.side_by_side, "ema_decay": given.ema_decay}
-    return options | (config("experiment", "fast")["module"] if given.fast else {})
+    options |= config("experiment", "fast")["module"] if given.fast else {}
+    return options | ({"compiled": []} if given.uncompiled else {})
 
 
 def flops_a_face(size: str, cached: bool = False) -> float:
@@ -375,9 +380,9 @@ class TimedStep(AgingModule):
         self.steps_begun += 1
         return self.steps_begun % (2 if self.steps_begun <= self.warmup else 3) != 0
 
-    def exchange(self, network: torch.nn.Module) -> None:
+    def exchange(self, network: torch.nn.Module, cast: CastForAStep | None = None) -> None:
         if not self.is_alone:
-            super().exchange(network)
+            super().exchange(network, cast)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.is_alone = self.together is not None and batch_idx >= self.together

@@ -350,7 +350,7 @@ def test_everything_begins_with_what_is_wanted_most_and_every_part_is_a_program_
 
     from benchmarks import everything
 
-    assert everything.NAMES[:4] == ["scaling", "agreement", "step-16-compiled", "step-6-compiled"]
+    assert everything.NAMES[:4] == ["step-16", "step-6", "scaling", "agreement"]
     for part in everything.PARTS:
         program = importlib.import_module(f"benchmarks.{part.program}")
         options = [*part.options, *(["--size", "tiny"] if part.sized else [])]
@@ -370,7 +370,7 @@ def test_everything_leaves_out_what_needs_more_gpus_and_tells_a_part_how_long_it
     given = everything._parser().parse_args([str(tmp_path), "--minutes", "5", "--parts", "scaling", "agreement"])
     rows = everything.measure(given)["parts"]
     assert [row["outcome"] for row in rows] == ["left out: it needs 2 GPUs", "measured"]
-    assert asked == [["agreement", "--size", "1024", "--seconds", "260"]]  # twice the 150 that are expected, less 40
+    assert asked == [["agreement", "--size", "1024", "--seconds", "260"]]  # the five minutes, less 40
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert everything.measure(given)["parts"][0]["outcome"] == "measured"
     assert asked[1][0] == "scaling"
@@ -489,7 +489,7 @@ def test_a_step_by_itself_exchanges_nothing(monkeypatch):
     from sam_age.modules.aging import AgingModule
 
     exchanged = []
-    monkeypatch.setattr(AgingModule, "exchange", lambda self, network: exchanged.append(network))
+    monkeypatch.setattr(AgingModule, "exchange", lambda self, network, cast: exchanged.append(network))
     step = TimedStep.__new__(TimedStep)
     torch.nn.Module.__init__(step)
     for step.is_alone in (False, True):

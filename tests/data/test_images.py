@@ -1,12 +1,13 @@
 """Whatever a user calls a picture becomes upright 8-bit RGB, or one line."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
-from sam_age.data.images import read_image, read_photo
+from sam_age.data.images import plain_png, read_image, read_photo
 from sam_age.errors import InputError
 
 
@@ -176,3 +177,41 @@ def test_cmyk_goes_to_srgb_by_its_profile_and_a_broken_profile_does_no_harm(scen
     profile = ImageCms.ImageCmsProfile(spaces[1]).tobytes()
     back = read_photo(stored(lab, "TIFF", icc_profile=profile)).image
     assert np.abs(np.asarray(back, int) - np.asarray(muted)).max() <= 3
+
+
+def test_a_plain_png_is_read_by_the_fast_decoder_and_is_the_same(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = stored(Image.fromarray(noise), icc_profile=profile, dpi=(72, 72))
+    assert np.array_equal(plain_png(data), noise)
+    photo = read_photo(data)
+    assert np.array_equal(np.asarray(photo.image), noise)
+    assert photo.icc_profile == profile
+    monkeypatch.setattr("sam_age.data.images.plain_png", lambda data: None)  # Pillow's
+    slow = read_photo(data)
+    assert slow[1:] == photo[1:]
+    assert np.array_equal(np.asarray(slow.image), noise)
+
+
+def test_any_other_png_and_a_damaged_one_are_pillows():
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    exif, text = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112] = 6  # turned
+    text.add_text("Software", "here")
+    others = [stored(image.convert(mode)) for mode in ("RGBA", "L", "P", "1", "I;16")]
+    others += [stored(image, exif=exif), stored(image, pnginfo=text), stored(image, transparency=(0, 0, 0))]
+    plain = stored(image)
+    interlaced = plain[:28] + b"\x01" + plain[29:]
+    assert all(plain_png(data) is None for data in (*others, stored(image, "JPEG"), interlaced, b"", plain[:8]))
+    for damaged in (plain[: len(plain) // 2], plain[:-12], plain[:60] + bytes([plain[60] ^ 255]) + plain[61:]):
+        assert plain_png(damaged) is None
+    with pytest.raises(InputError, match="not an image Pillow can read"):
+        read_image(plain[: len(plain) // 2])
+    assert np.array_equal(np.asarray(read_image(stored(image, exif=exif))), np.rot90(np.asarray(image), -1))
+
+
+def test_without_the_fast_decoder_pillow_reads(monkeypatch):
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    monkeypatch.setitem(sys.modules, "kornia_rs.io", None)
+    assert plain_png(stored(image)) is None
+    assert np.array_equal(np.asarray(read_image(stored(image))), np.asarray(image))

@@ -61,9 +61,11 @@ def test_another_input_size_is_refused_not_reshaped() -> None:
         encoder(torch.zeros(1, 3, 512, 512))
 
 
-def test_the_encoder_compiles_without_graph_breaks() -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_encoder_compiles_without_graph_breaks(autocast: bool) -> None:
     encoder = GradualStyleEncoder(3, 8, image_size=64, **TINY).eval()
-    explanation = torch._dynamo.explain(encoder)(torch.zeros(1, 3, 64, 64))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        explanation = torch._dynamo.explain(encoder)(torch.zeros(1, 3, 64, 64))
     assert explanation.graph_break_count == 0
     torch._dynamo.reset()
 

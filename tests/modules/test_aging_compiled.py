@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from tests.modules.test_aging import loader, tiny_module
+from sam_age.modules.aging import AgingModule
+from tests.modules.test_aging import fit, loader, tiny_module
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return graph.forward
 
     torch.compiler.reset()
+    monkeypatch.setattr(AgingModule, "compiles", True)  # on a CPU, too
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=backend))
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     return made
@@ -44,3 +46,10 @@ def test_validation_compiles_nothing(compilations: list[int]) -> None:
     assert module.sam.encoder.styles[0]._compiled_call_impl is tower is not None
     plain.load_state_dict(module.state_dict())
     assert scores == pytest.approx(trainer_of_one_step().validate(plain, loader(faces, 4), verbose=False)[0])
+
+
+def test_without_a_gpu_nothing_is_compiled_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    module = tiny_module(compiled=["encoders", "judges"])
+    fit(module, torch.zeros(2, 3, 256, 256), steps=1)
+    assert "module.compiled=[encoders, judges]: nothing is compiled" in caplog.text
+    assert all(layer._compiled_call_impl is None for layer in module.modules())

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from sam_age.modules.frozen import CastForAStep
+from sam_age.modules.ranks import average_over_ranks, average_what_a_step_left
 from tests.modules import ddp_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,3 +109,45 @@ def test_two_gpus_equal_one_with_the_joined_batch_and_shared_statistics(graph: s
         run("gpu", devices, folder, job)
     # cuDNN convolves batches of two and of four by other algorithms
     assert_same(left(two, job), left(one, job), rounding=1e-4)
+
+
+@pytest.fixture
+def other_rank(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Two ranks in one process: the other one has twice what this one sends. What was sent."""
+    sent: list[torch.Tensor] = []
+
+    def all_reduce(tensor: torch.Tensor) -> None:
+        sent.append(tensor.clone())
+        tensor.mul_(3)
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    return sent
+
+
+def test_an_average_over_ranks_is_one_whatever_the_layouts(other_rank: list[torch.Tensor]) -> None:
+    tensors = [
+        torch.randn(3, 4, 2, 2).contiguous(memory_format=torch.channels_last), torch.randn(5),
+        torch.randn(4, 6)[:, ::2], torch.tensor(2.0), torch.randn(4, 3, 1, 1),
+    ]  # fmt: skip
+    kept = [tensor.clone() for tensor in tensors]
+    average_over_ranks(tensors)
+    for tensor, before in zip(tensors, kept, strict=True):
+        torch.testing.assert_close(tensor, 1.5 * before)
+    assert len(other_rank) == 1
+    assert other_rank[0][:48].equal(kept[0].permute(0, 2, 3, 1).flatten())  # sent as it lies in memory
+
+
+def test_gradients_made_in_half_precision_are_exchanged_in_it(other_rank: list[torch.Tensor]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    cast = CastForAStep(network, torch.bfloat16)
+    with cast.in_use(), torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(2, 3, 8, 8)).float().square().sum().backward()
+    kept = [parameter.grad.clone() for parameter in network.parameters()]
+    average_what_a_step_left(network, cast)
+    assert [tensor.dtype for tensor in other_rank] == [torch.bfloat16, torch.float32]
+    assert other_rank[0].float().equal(torch.cat([grad.flatten() for grad in kept[:2]]))  # nothing is lost on the way
+    for parameter, before in zip(network.parameters(), kept, strict=True):
+        assert parameter.grad.dtype == torch.float32
+        torch.testing.assert_close(parameter.grad, 1.5 * before, rtol=2**-7, atol=0)

@@ -32,7 +32,7 @@ Measures on this machine; a table goes to the terminal, JSON to a file if you se
 
   sam-bench step --batch 16 --precision bf16-mixed > step.json
   sam-bench step --help
-  sam-bench all measured --minutes 9
+  sam-bench all measured --minutes 15
 
 names:
 """

@@ -1,6 +1,7 @@
 """Whatever a user calls a picture -> 8-bit RGB, upright, and what it takes to save it as it came."""
 
 import io
+import struct
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ UNNAMED = "the given bytes"
 
 _EXIF_ORIENTATION = 0x0112
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
+_PLAIN_CHUNKS = (b"IDAT", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"bKGD", b"tIME")  # change no pixel
 _JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 
 
@@ -77,7 +79,45 @@ def read_photo(source: str | Path | bytes | Image.Image, *, name: str | None = N
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         raise _unreadable(name, error) from error
     with image:
+        pixels = plain_png(data)
+        if pixels is not None:
+            return Photo(Image.fromarray(pixels), icc_profile=image.info.get("icc_profile") or None)
         return _decoded(image, name)
+
+
+def plain_png(data: bytes) -> np.ndarray | None:
+    """The pixels of a PNG of 8-bit RGB and nothing else (no transparency, EXIF or text, rows one after the other), by
+    kornia's decoder in a third of Pillow's time: (H, W, 3). None: it is another file, or damaged, and Pillow's to read.
+
+    Training on FFHQ as it comes is a matter of decoding PNGs.
+    """
+    header = _plain_png_header(data)
+    if header is None:
+        return None
+    try:
+        from kornia_rs.io import decode_image_png_u8
+
+        return np.asarray(decode_image_png_u8(data, header, "rgb"))
+    except Exception:  # whatever it is, Pillow tells what is wrong with the file
+        return None
+
+
+def _plain_png_header(data: bytes) -> tuple[int, int] | None:
+    """Its height and width, if its chunks say that it is one that `plain_png` takes."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    found, at = None, 8
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IHDR" and length == 13:
+            width, height, depth, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, at + 8)
+            found = (height, width) if (depth, colours, interlaced) == (8, 2, 0) else None
+        elif kind == b"IEND":
+            return found
+        elif kind not in _PLAIN_CHUNKS:
+            return None
+        at += 12 + length
+    return None
 
 
 def read_image(source: str | Path | bytes | Image.Image, *, name: str | None = None) -> Image.Image:

@@ -209,7 +209,8 @@ def _as_convolved(x: Tensor) -> Tensor:
     """In the type that autocast gives to each tower's first convolution: cast once, not by each of the 11 that read the
     fine map, which would also keep a copy each for the way back."""
     kind = x.device.type
-    casts = x.dtype == torch.float32 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    known = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)  # a compiler cannot ask
+    casts = x.dtype == torch.float32 and known and torch.is_autocast_enabled(kind)
     return x.to(torch.get_autocast_dtype(kind)) if casts else x
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from sam_age.evaluation.baselines import LatentBaselines, fit_on_faces
 from sam_age.evaluation.metrics import AgeError
 from sam_age.losses import AgingLosses, Source
 from sam_age.models.age import AgeNet
+from sam_age.models.fused import trouble
 from sam_age.models.identity import IdentityNet
 from sam_age.models.ops import at_least_float32
 from sam_age.models.sam import SAM, face_pool
@@ -31,6 +33,8 @@ from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.modules.recompute import recompute
 from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
 from sam_age.modules.stage import mix_seed as _mix
+
+log = logging.getLogger("sam_age")
 
 Batch = Mapping[str, Tensor]
 COMPILED = ("generator", "encoders", "judges")
@@ -56,7 +60,7 @@ class AgingModule(Stage):
         frozen_batch_norm: the encoder's batch norm uses its running statistics instead of the batch's, so
             that a result does not depend on how a batch is split; the authors train with False.
         warmup_steps, cosine: of the learning rate, see `Stage`; the authors' is constant.
-        compiled: torch.compile in training, for some of `COMPILED`; True is the generator alone.
+        compiled: on GPUs, torch.compile in training, for some of `COMPILED`; True is the generator alone.
         channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
         graphed: on a GPU, the work of a step recorded once and replayed, see `Graphed`.
         cast_once: under autocast on a GPU, frozen weights cast once, and the age encoder's once a step, not at every
@@ -111,7 +115,10 @@ class AgingModule(Stage):
         self.compiled, self.channels_last, self.graphed = parts_to_compile(compiled), channels_last, graphed
         self.cast_once, self.side_by_side, self.recomputed = cast_once, side_by_side, recomputed
         if recomputed and "encoders" in self.compiled:
-            raise InputError("module.recomputed=true cannot go with module.compiled=[encoders]: choose one of them.")
+            raise InputError(
+                "module.recomputed=true cannot go with module.compiled=[encoders]: choose one of them "
+                "(module.compiled=[judges] with the former)."
+            )
         self.frozen: CastOnce | None = None
         self.learning: CastForAStep | None = None
         self.side_streams: list[torch.cuda.Stream] = []
@@ -144,7 +151,7 @@ class AgingModule(Stage):
         with weights_to_train(optimizer.optimizer):
             known = tuple(name for name in (*KNOWN, "truth") if name in batch)
             total, terms = self.gradients(faces, target_age, *map(batch.get, known), known=known, aging=aging)
-            self.exchange(self.sam.encoder)
+            self.exchange(self.sam.encoder, self.learning)
             optimizer.step()
         self.update_average()
         self.last_loss = total  # stays on the device: whoever shows it decides when to wait for it
@@ -290,6 +297,11 @@ class AgingModule(Stage):
         judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
         if self.recomputed:
             recompute(sam.encoder.body)
+        if self.compiled and not self.compiles:
+            log.warning(
+                "module.compiled=[%s]: nothing is compiled; it takes a GPU and Triton.", ", ".join(self.compiled)
+            )
+            self.compiled = ()
         options = compile_options() if self.compiled else {}
         if "generator" in self.compiled:
             self.make = torch.compile(self.make, **options)
@@ -306,6 +318,11 @@ class AgingModule(Stage):
         if self.innermost:
             innermost_channels(sam.encoder, self.ema_encoder, sam.pretrained_encoder, sam.decoder.input)
             innermost_channels(*filter(gains_from_innermost, judges))
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile can run and pays: on CPUs a step became slower (docs/performance.md)."""
+        return self.device.type == "cuda" and trouble(self.device) is None
 
     @property
     def knows_truths(self) -> bool:

@@ -68,6 +68,7 @@ class CastForAStep:
             for name, weight in layer.named_parameters(recurse=False)
             if weight.requires_grad and weight.dtype == torch.float32
         ]
+        self.dtype = dtype
         self.places = [(layer, name) for layer, name, _ in found]
         self.weights = [weight for _, _, weight in found]
         self.copies = [nn.Parameter(weight.detach().to(dtype)) for weight in self.weights]

@@ -16,6 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from sam_age.errors import InputError
+from sam_age.modules.frozen import CastForAStep
 
 
 class RecordedDDP(DDPStrategy):
@@ -39,31 +40,52 @@ class RecordedDDP(DDPStrategy):
                     tensor.copy_(together)
 
 
-def average_over_ranks(tensors: Sequence[Tensor]) -> None:
+def average_over_ranks(tensors: Sequence[Tensor], sent_as: torch.dtype | None = None) -> None:
     """In place, in one exchange of all of them together; with one process nothing happens.
 
     Args:
-        tensors: of one type.
+        tensors: of one type, and laid out on every rank alike.
+        sent_as: another type to exchange them in, in which they are rounded: half of it takes half the time.
     """
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world == 1 or not tensors:
         return
-    together = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    together = torch.empty(sum(t.numel() for t in tensors), dtype=sent_as or tensors[0].dtype, device=tensors[0].device)
+    parts = together.split([tensor.numel() for tensor in tensors])
+    places = [_as_it_lies(tensor.detach()) for tensor in tensors]
+    shaped = [part.view_as(place) for part, place in zip(parts, places, strict=True)]
+    torch._foreach_copy_(shaped, places)
     dist.all_reduce(together)
-    parts = together.div_(world).split([tensor.numel() for tensor in tensors])
-    with torch.no_grad():
-        torch._foreach_copy_(list(tensors), [part.view_as(t) for part, t in zip(parts, tensors, strict=True)])
+    together.div_(world)
+    torch._foreach_copy_(places, shaped)
 
 
-def average_what_a_step_left(network: nn.Module) -> None:
+def _as_it_lies(tensor: Tensor) -> Tensor:
+    """Its numbers in the order of their places, where these have no gaps: for weights with their channels innermost to
+    be turned around takes longer than to be exchanged."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return tensor
+        expected *= size
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def average_what_a_step_left(network: nn.Module, cast: CastForAStep | None = None) -> None:
     """Average, over the ranks, a network's gradients and its batch norms' running statistics: of N ranks' batches the
     mean gradient is that of the joined batch. So weights and statistics stay the same on all ranks.
 
     The statistics that a batch norm divides by are each rank's own, as in DDP without SyncBatchNorm; the running
     variance is the mean of the ranks' variances, which leaves out how far their means are apart.
+
+    Args:
+        cast: whose weights' gradients are half-precision numbers, and are exchanged as such.
     """
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    average_over_ranks(gradients + running_statistics(network))
+    halves = {} if cast is None else {id(w): w.grad for w in cast.weights if w.grad is not None}
+    others = [p.grad for p in network.parameters() if p.grad is not None and id(p) not in halves]
+    if cast is not None:
+        average_over_ranks(list(halves.values()), sent_as=cast.dtype)
+    average_over_ranks(others + running_statistics(network))
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

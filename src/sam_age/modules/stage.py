@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sam_age.errors import InputError
+from sam_age.modules.frozen import CastForAStep
 from sam_age.modules.graphed import Graphed
 from sam_age.modules.ranks import RecordedDDP, average_what_a_step_left
 
@@ -137,11 +138,11 @@ class Stage(pl.LightningModule):
             )
         return Graphed(function, parameters, kinds)
 
-    def exchange(self, network: nn.Module) -> None:
+    def exchange(self, network: nn.Module, cast: CastForAStep | None = None) -> None:
         """Between the backward passes and the optimizer's step, where the strategy has not done so in the former:
-        what they left in the network, averaged over all ranks."""
+        what they left in the network, averaged over all ranks; see `average_what_a_step_left`."""
         if isinstance(self.trainer.strategy, RecordedDDP):
-            average_what_a_step_left(network)
+            average_what_a_step_left(network, cast)
 
     # ---- what it makes -----------------------------------------------------------------------------
 
