@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_age.errors import InputError
-from sam_age.models.convolve import Conv2d
 from sam_age.models.onnx_weights import read_initializers
 from sam_age.models.ops import at_least_float32
 from sam_age.models.resample import crop_and_resize
@@ -71,8 +70,7 @@ class DEX(nn.Module):
         channels = 3
         for block, widths in enumerate(self.BLOCKS, start=1):
             for position, width in enumerate(widths, start=1):
-                layer = Conv2d if channels == 3 else nn.Conv2d
-                self.add_module(f"conv{block}_{position}", layer(channels, width, 3, padding=1))
+                self.add_module(f"conv{block}_{position}", nn.Conv2d(channels, width, 3, padding=1))
                 channels = width
         self.fc6 = nn.Linear(channels * 7 * 7, 4096)
         self.fc7 = nn.Linear(4096, 4096)
