@@ -350,7 +350,7 @@ def test_everything_begins_with_what_is_wanted_most_and_every_part_is_a_program_
 
     from benchmarks import everything
 
-    assert everything.NAMES[:4] == ["step-16", "step-6", "scaling", "agreement"]
+    assert everything.NAMES[:4] == ["step-16", "step-6", "inference-graphed", "inference"]
     for part in everything.PARTS:
         program = importlib.import_module(f"benchmarks.{part.program}")
         options = [*part.options, *(["--size", "tiny"] if part.sized else [])]

@@ -75,15 +75,23 @@ def pictures_at_once(device: torch.device, size: int) -> int:
     return max(1, min(MOST_AT_ONCE, int(free / (ROOM * (size / 1024) ** 2))))
 
 
+VARIANTS = 64
+"""Of one function, at least so many are compiled before PyTorch goes on without."""
+
+
 def compile_options() -> dict[str, Any]:
     """Arguments of `torch.compile` for networks whose shapes are few and fixed, as in a run of training.
 
     Each shape is compiled for itself: left to guess, PyTorch takes the second one that it meets for the first of many,
-    and compiles slower code for all of them. And an analysis of how kernels read memory is left out, which for the
-    judges ends in an assertion in torch 2.11.
+    and compiles slower code for all of them. More variants of one function are kept than usually: towers have three
+    lengths, in two encoders, and a second size of batch would be one too many. An analysis of how kernels read memory
+    is left out, which for the judges ends in an assertion in torch 2.11.
     """
+    import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"  # before torch 2.6
+    setattr(dynamo, limit, max(VARIANTS, getattr(dynamo, limit)))
     analysis = "triton.coalesce_tiling_analysis"
     known = hasattr(inductor.triton, "coalesce_tiling_analysis")  # not before torch 2.8
     return {"dynamic": False, "options": {analysis: False} if known else None}

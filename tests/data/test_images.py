@@ -203,8 +203,17 @@ def test_any_other_png_and_a_damaged_one_are_pillows():
     plain = stored(image)
     interlaced = plain[:28] + b"\x01" + plain[29:]
     assert all(plain_png(data) is None for data in (*others, stored(image, "JPEG"), interlaced, b"", plain[:8]))
-    for damaged in (plain[: len(plain) // 2], plain[:-12], plain[:60] + bytes([plain[60] ^ 255]) + plain[61:]):
+    cut_header = plain[:-12] + plain[8:20]  # a second one, of which the end is missing
+    for damaged in (
+        plain[: len(plain) // 2],
+        plain[:-12],
+        cut_header,
+        plain[:60] + bytes([plain[60] ^ 255]) + plain[61:],
+    ):
         assert plain_png(damaged) is None
+    assert np.array_equal(np.asarray(read_image(cut_header)), np.asarray(image))
+    huge = plain[:16] + b"\x7f\xff\xff\xff" + plain[20:]
+    assert plain_png(huge) is None
     with pytest.raises(InputError, match="not an image Pillow can read"):
         read_image(plain[: len(plain) // 2])
     assert np.array_equal(np.asarray(read_image(stored(image, exif=exif))), np.rot90(np.asarray(image), -1))

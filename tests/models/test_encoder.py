@@ -117,4 +117,4 @@ def test_the_gradient_of_upsampling_by_matrix_products_is_that_of_interpolation(
     got, wanted = _Upsample.apply(x, (8, 11)), _interpolate(x, (8, 11))
     assert torch.equal(got, wanted)
     ours, theirs = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, wanted))
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # places between pixels are counted in float32
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -102,6 +102,31 @@ def test_streams_begin_and_end_with_the_current_one_both_ways(three: Streams) ->
     assert shares() == 1
 
 
+def test_what_goes_wrong_is_refused_and_leaves_streams_joined(three: Streams) -> None:
+    x = torch.ones(2, requires_grad=True)
+    with streams(three.made):
+        with pytest.raises(KeyError):
+            side_by_side([lambda x: x, lambda x: {}[0], lambda x: x], x)
+        assert three.told[-2:] == [("here", "0"), ("here", "1")]
+        made = sum(side_by_side([lambda x: x * x, lambda x: x**3], x)).sum()
+        with pytest.raises(RuntimeError, match="no gradients of gradients"):
+            torch.autograd.grad(made, x, create_graph=True)
+        made.backward(retain_graph=True)
+        assert x.grad.tolist() == [5.0, 5.0]
+        with pytest.raises(RuntimeError, match="goes back once"):
+            made.backward()
+        first, second = begin(lambda: x), begin(lambda: 2 * x)
+        with pytest.raises(RuntimeError, match="asked for first"):
+            first()
+        assert not second().requires_grad
+        first()
+        assert shares() == 4
+        late = begin(lambda: x)
+    with pytest.raises(RuntimeError, match="within `streams`"):
+        late()
+    assert shares() == 1
+
+
 def test_what_has_begun_is_made_once() -> None:
     made = []
     result = begin(lambda: made.append(0) or torch.ones(1))
@@ -117,6 +142,7 @@ def test_an_encoders_styles_come_in_their_order(three: Streams) -> None:
         wanted = encoder(faces)
         with streams(three.made):
             assert torch.equal(encoder(faces), wanted)
+    assert three.told
 
 
 def test_a_step_of_sam_is_the_same(three: Streams) -> None:

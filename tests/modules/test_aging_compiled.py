@@ -40,10 +40,12 @@ def test_validation_compiles_nothing(compilations: list[int]) -> None:
     trainer.fit(module, loader(faces, 2))
     trained = len(compilations)
     assert trained > 0
+    maps = vars(module.sam.encoder)["tower_maps"]
     tower = module.sam.encoder.styles[0]._compiled_call_impl
     scores = trainer.validate(module, loader(faces, 4), verbose=False)[0]
     assert len(compilations) == trained
     assert module.sam.encoder.styles[0]._compiled_call_impl is tower is not None
+    assert vars(module.sam.encoder)["tower_maps"] is maps
     plain.load_state_dict(module.state_dict())
     assert scores == pytest.approx(trainer_of_one_step().validate(plain, loader(faces, 4), verbose=False)[0])
 

@@ -72,13 +72,21 @@ def test_weights_that_learn_cast_for_a_step_leave_autocasts_gradients() -> None:
                     mine.grad, theirs.grad, rtol=2**-6, atol=2**-7 * theirs.grad.abs().max().item()
                 )
         assert all(mine is before for mine, before in zip(casting.parameters(), kept, strict=True))
-    with pytest.raises(KeyError), cast.in_use():
-        raise KeyError
+    casting.zero_grad()
+
+    def failing_step() -> None:
+        with cast.in_use(), torch.autocast("cpu", torch.bfloat16):
+            casting(batches[0]).float().square().sum().backward()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing_step()
     assert all(mine is before for mine, before in zip(casting.parameters(), kept, strict=True))
     with torch.no_grad():
         kept[0].zero_()
     with cast.in_use():  # the copies are of the weights as they are now
         assert not casting[0].weight.any()
+    assert all(weight.grad is None for weight in cast.weights)  # nothing of the step that failed
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -173,9 +173,10 @@ def learnt(module: Stage) -> torch.Tensor:
         (tiny_module, {}, 2),
         (tiny_module, {"cast_once": True}, 2),
         (tiny_module, {"side_by_side": 3}, 2),
+        (tiny_module, {"side_by_side": 3, "cast_once": True, "compiled": ["encoders", "judges"]}, 2),
         (tiny_inversion, {}, 1),
     ],
-    ids=["aging", "cast once", "side by side", "inversion"],
+    ids=["aging", "cast once", "side by side", "fast", "inversion"],
 )
 def test_a_recorded_run_ends_where_a_plain_one_does(
     make: Callable[..., Stage], fast: dict[str, bool], kinds: int, precision: str, exact: None

@@ -92,13 +92,15 @@ def plain_png(data: bytes) -> np.ndarray | None:
     Training on FFHQ as it comes is a matter of decoding PNGs.
     """
     header = _plain_png_header(data)
-    if header is None:
+    if header is None or header[0] * header[1] > 2 * (Image.MAX_IMAGE_PIXELS or 0):  # Pillow refuses them
         return None
     try:
         from kornia_rs.io import decode_image_png_u8
 
         return np.asarray(decode_image_png_u8(data, header, "rgb"))
-    except Exception:  # whatever it is, Pillow tells what is wrong with the file
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # panics of Rust are no Exception; whatever it is, Pillow tells what is wrong with the file
         return None
 
 
@@ -109,6 +111,8 @@ def _plain_png_header(data: bytes) -> tuple[int, int] | None:
     found, at = None, 8
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > len(data):
+            return None
         if kind == b"IHDR" and length == 13:
             width, height, depth, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, at + 8)
             found = (height, width) if (depth, colours, interlaced) == (8, 2, 0) else None

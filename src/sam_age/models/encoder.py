@@ -254,5 +254,6 @@ class _Upsample(torch.autograd.Function):
 
 def _weights(before: int, after: int, like: Tensor) -> Tensor:
     """What each of `before` places gives to each of `after`: (after, before), linear between corners that align."""
-    places = torch.arange(after, device=like.device) * ((before - 1) / (after - 1))
-    return (1 - (places[:, None] - torch.arange(before, device=like.device)).abs()).clamp(min=0).to(like.dtype)
+    exact = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
+    places = torch.arange(after, **exact) * ((before - 1) / max(1, after - 1))
+    return (1 - (places[:, None] - torch.arange(before, **exact)).abs()).clamp(min=0).to(like.dtype)

@@ -62,22 +62,30 @@ def side_by_side(parts: Sequence[Part], *inputs: Tensor) -> list[Any]:
 def begin(part: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Start a part that takes no gradients, and go on; what is returned waits for its result.
 
-    It has the last of the streams until then, and nothing that it reads may be freed before.
+    It has the last of the streams until then, and nothing that it reads may be freed before. In a step that is recorded
+    the result is to be asked for.
     """
     some = _Mode.streams
     if torch.compiler.is_compiling() or not some:
-        made = part()
+        with torch.no_grad():
+            made = part()
         return lambda: made
     here, stream = torch.cuda.current_stream(), some[-1]
     stream.wait_stream(here)
     with torch.cuda.stream(stream), torch.no_grad(), streams(()):  # the others are for those who go on
         made = part()
-    _Mode.streams = some[:-1]
+    _Mode.streams = rest = list(some[:-1])
+    waited = False
 
     def result() -> Tensor:
-        if _Mode.streams is not some:
+        nonlocal waited
+        if not waited:
+            if _Mode.streams is not rest:
+                raise RuntimeError(
+                    "What has begun is asked for within `streams`, and what began last is asked for first."
+                )
             here.wait_stream(stream)
-            _Mode.streams = some
+            _Mode.streams, waited = some, True
         return made
 
     return result
@@ -90,11 +98,13 @@ def _fork(some: Sequence[Any], works: Sequence[Callable[[], Any]]) -> list[Any]:
     for stream in used[1:]:
         stream.wait_stream(here)
     made = []
-    for number, work in enumerate(works):
-        with torch.cuda.stream(used[number % len(used)]), streams(()):
-            made.append(work())
-    for stream in used[1:]:
-        here.wait_stream(stream)
+    try:
+        for number, work in enumerate(works):
+            with torch.cuda.stream(used[number % len(used)]), streams(()):
+                made.append(work())
+    finally:
+        for stream in used[1:]:
+            here.wait_stream(stream)
     return made
 
 
@@ -123,6 +133,8 @@ class _Forked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() or ctx.found is None:
+            raise RuntimeError("What ran side by side goes back once, and has no gradients of gradients.")
         left = iter(gradients)
         works = []
         for _, made in ctx.found:

@@ -114,6 +114,8 @@ class AgingModule(Stage):
         self.warmup_steps, self.cosine, self.seed = warmup_steps, cosine, seed
         self.compiled, self.channels_last, self.graphed = parts_to_compile(compiled), channels_last, graphed
         self.cast_once, self.side_by_side, self.recomputed = cast_once, side_by_side, recomputed
+        if side_by_side < 1:
+            raise InputError(f"module.side_by_side is how many parts run at a time, 1 or more, not {side_by_side}.")
         if recomputed and "encoders" in self.compiled:
             raise InputError(
                 "module.recomputed=true cannot go with module.compiled=[encoders]: choose one of them "
@@ -307,6 +309,7 @@ class AgingModule(Stage):
             self.make = torch.compile(self.make, **options)
         if "encoders" in self.compiled:
             for encoder in (sam.encoder, sam.pretrained_encoder):
+                # on the instance: a copy made of it from here on would call this one's
                 encoder.tower_maps = torch.compile(encoder.tower_maps, **options)
                 for tower in encoder.styles:
                     tower.compile(**options)
@@ -351,10 +354,10 @@ class AgingModule(Stage):
             losses = self.losses
             judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
             self.frozen = CastOnce((self.sam.pretrained_encoder, *judges), dtype)
-            if not isinstance(
-                self.trainer.strategy.model, DistributedDataParallel
-            ):  # which listens to the weights' own
-                self.learning = CastForAStep(self.sam.encoder, dtype)
+            listens = isinstance(self.trainer.strategy.model, DistributedDataParallel)  # to the weights' own gradients
+            self.learning = None if listens else CastForAStep(self.sam.encoder, dtype)
+        if self.side_by_side > 1 and not self.graphed:
+            log.warning("module.side_by_side=%d counts where module.graphed=true.", self.side_by_side)
         if self.graphed and self.side_by_side > 1 and self.device.type == "cuda":
             self.side_streams = [torch.cuda.Stream(self.device) for _ in range(self.side_by_side - 1)]
         if self.graphed:

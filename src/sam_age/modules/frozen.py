@@ -51,9 +51,9 @@ class CastOnce:
 class CastForAStep:
     """Copies of a network's weights that learn, for the time of a step, which casts them once for all its passes.
 
-    The passes' gradients are added up in the copies' type, as autocast's own cache has it, and go to the weights once,
-    as float32. Other parameters take their gradients as always. Between two passes `set_aside` keeps what the first one
-    left, so that both are added in one launch, and not weight by weight.
+    The passes' gradients are added up in the copies' type, where autocast adds them in float32 (one rounding more), and
+    go to the weights once, as float32. Other parameters take their gradients as always. Between two passes `set_aside`
+    keeps what the first one left, so that both are added in one launch, and not weight by weight.
 
     Args:
         network: whose convolutions and linear layers learn.
@@ -87,6 +87,8 @@ class CastForAStep:
         finally:
             self._put(self.weights)
             left, self.left = self.left, {}
+            for copy in self.copies:
+                copy.grad = None  # of a step that failed
         for weight in (self.weights[number] for number in left):
             weight.grad = torch.empty_like(weight) if weight.grad is None else weight.grad
         if left:
