@@ -17,7 +17,7 @@ help: ## show this
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"  # Python compiles what is imported when it is
 	@touch $@
 
 # Threads that wait asleep: awake, they make a step four times as long where something else wants a core, too.
