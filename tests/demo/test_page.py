@@ -86,7 +86,8 @@ def aged(page, picture: str = "#sa-aged") -> np.ndarray:
 
 def changed_from(page, source: str) -> None:
     """Wait for another picture than one that was read before the change was asked for."""
-    page.wait_for_function("source => document.getElementById('sa-aged').src != source", arg=source)
+    other = "source => (document.getElementById('sa-aged') || {src: source}).src != source"  # for a moment there is none
+    page.wait_for_function(other, arg=source)
 
 
 def drop(page, name: str, content: bytes) -> None:
@@ -138,10 +139,11 @@ def test_another_face_of_the_photo_is_chosen(page) -> None:
     both.paste(astronaut.resize((400, 400)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), (512, 50))
     page.click("#sa-people [data-pick='0']")
     page.wait_for_selector("#sa-aged")
+    portrait = page.get_attribute("#sa-aged", "src")
     drop(page, "two.png", png(both))
     page.locator("#sa-people [aria-pressed]").wait_for(state="detached")  # no portrait is the chosen one any more
     page.locator("#sa-found", has_text="2 faces found; number 1 is taken").wait_for()
-    page.wait_for_selector("#sa-aged")
+    changed_from(page, portrait)
     came = "#sa-pair figure:first-child img"  # the faces as they came: what ageing makes of photographs may be anything
     first, shown = aged(page, came), page.get_attribute("#sa-aged", "src")
     page.locator("#sa-faces input").nth(1).check()
