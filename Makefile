@@ -38,8 +38,8 @@ test test-slow: PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(VENV)/ready ## the tests: CPU, no network, minutes
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(VENV)/ready ## the full-size tests: the authors' networks, several GB of memory
-	$(PYTEST) -m "slow and not gpu"
+test-slow: $(VENV)/ready ## the full-size tests and long runs, several GB of memory; K=authors: those with the authors' numbers
+	$(PYTEST) -m "slow and not gpu" $(if $(K),-k "$(K)")
 
 lint: $(VENV)/ready ## ruff
 	$(BIN)/ruff check src tests benchmarks tools

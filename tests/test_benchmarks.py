@@ -120,6 +120,7 @@ def test_the_work_that_is_counted_is_that_of_the_published_networks():
     assert flop(sam, _one_output) / giga == pytest.approx(72 + 74, rel=0.02)  # METHOD: encoder and generator
 
 
+@pytest.mark.slow
 def test_the_loader_benchmark_reads_what_it_says():
     result = json.loads(run(["-m", "benchmarks.loader", "jpeg-256", "--workers", "0", "--seconds", "0.3"]).stdout)
     found = result["kinds"]["jpeg-256"]
@@ -216,6 +217,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path / "SAM"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["step", "inference"])
 def test_a_checkout_of_the_authors_is_timed_with_files_it_can_read(checkout, what):
     options = ["--batch", "2", "--ages", "3", "--repeats", "2", "--warmup", "1", "--size", "tiny", "--device", "cpu"]

@@ -84,6 +84,7 @@ def test_all_three_networks_learn_and_their_averages_follow(faces: torch.Tensor)
     assert 0 < (averaged["input_layer.0.weight"] - first).norm() < way
 
 
+@pytest.mark.slow
 def test_the_generator_learns_what_its_encoder_cannot_find() -> None:
     """Faces of a colour that the generator does not draw: both together come to draw it."""
     target = torch.tensor([0.9, -0.8, 0.1]).view(1, 3, 1, 1).expand(8, 3, 32, 32)
