@@ -86,7 +86,8 @@ def aged(page, picture: str = "#sa-aged") -> np.ndarray:
 
 def changed_from(page, source: str) -> None:
     """Wait for another picture than one that was read before the change was asked for."""
-    other = "source => (document.getElementById('sa-aged') || {src: source}).src != source"  # for a moment there is none
+    # for a moment there is none
+    other = "source => (document.getElementById('sa-aged') || {src: source}).src != source"
     page.wait_for_function(other, arg=source)
 
 
