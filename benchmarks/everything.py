@@ -53,7 +53,7 @@ PARTS = (
     Part("step-6", "training_step", ("--batch", "6", "--fast", "--no-peaks"), 200),
     Part("inference-graphed", "inference", ("--graphed", "--faces", "1", "4", "--ages", "1", "2", "4", "8", "11"), 60),
     Part("inference", "inference", ("--faces", "1", "4"), 45),
-    Part("scaling", "scaling", ("--devices", "2", "--batch", "16", "--fast", "--uncompiled"), 60, gpus=2),
+    Part("scaling", "scaling", ("--devices", "2", "--batch", "16", "--fast"), 240, gpus=2),
     Part("agreement", "agreement", (), 330, limited=True),
     Part("step-16-uncompiled", "training_step", ("--batch", "16", *UNCOMPILED), 45),
     Part("step-6-uncompiled", "training_step", ("--batch", "6", *UNCOMPILED), 40),
