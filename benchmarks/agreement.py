@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import machine, report
-from benchmarks.networks import SIZES, config, random_losses, random_sam
+from benchmarks.networks import SIZES, config, fast_step, random_losses, random_sam
 from benchmarks.training_step import optimizer_factory, pick_device
 from sam_age.data.dataset import FacesDataset, to_unit_range
 from sam_age.data.drawn import DrawnFaces
@@ -180,7 +180,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     torch.backends.cudnn.allow_tf32 = fast
     sam.decoder.fused = "auto" if fast else False
     optimizer, _ = optimizer_factory("ranger")
-    options = settings["module"] | ({"compiled": []} if given.uncompiled else {}) if fast else {}
+    options = fast_step(uncompiled=given.uncompiled) if fast else {}
     module = Listening(sam, losses, optimizer, seed=1 if given.only == "chance" else 0, **options)
     module.name, module.begun, module.seconds = RUNS[given.only], begun, given.seconds
     if given.start is not None:

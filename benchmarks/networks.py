@@ -23,6 +23,11 @@ def config(group: str, name: str) -> dict[str, Any]:
     return yaml.safe_load((CONF_DIR / group / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def fast_step(*, uncompiled: bool = False) -> dict[str, Any]:
+    """What conf/experiment/fast.yaml sets of `AgingModule`; `uncompiled`: without what takes minutes to begin."""
+    return config("experiment", "fast")["module"] | ({"compiled": []} if uncompiled else {})
+
+
 def arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """A constructor's own arguments: without what Hydra needs (`_target_` and its like)."""
     return {key: value for key, value in settings.items() if not key.startswith("_")}

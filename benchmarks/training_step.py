@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.host_waits import HostReads, no_host_waits
 from benchmarks.measure import machine, peak_memory, report, spread
-from benchmarks.networks import SIZES, arguments, config, random_losses, random_sam
+from benchmarks.networks import SIZES, arguments, config, fast_step, random_losses, random_sam
 from benchmarks.peaks import measured
 from sam_age.device import let_segments_grow
 from sam_age.losses import AgingLosses
@@ -270,7 +270,7 @@ def step_options(given: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `AgingModule`, with what conf/experiment/fast.yaml sets where that is asked for."""
     options = {name: getattr(given, name) for name in ("channels_last", "graphed", "cast_once", "recomputed")}
     options |= {"compiled": given.compiled, "side_by_side": given.side_by_side, "ema_decay": given.ema_decay}
-    options |= config("experiment", "fast")["module"] if given.fast else {}
+    options |= fast_step() if given.fast else {}
     return options | ({"compiled": []} if given.uncompiled else {})
 
 
@@ -286,10 +286,8 @@ def flops_a_face(size: str, cached: bool = False) -> float:
         face, net = torch.empty(1, 3, 256, 256), losses.perceptual_net
         codes = torch.empty(1, sam.decoder.n_latent, sam.decoder.style_dim)
         learns = 3 * counted(lambda: sam.encoder(with_age(face, torch.empty(1))))
-        inverted, named = (
-            counted(lambda: sam.encode(face)),
-            counted(lambda: (losses.age_net(face), losses.identity_net(face))),
-        )
+        inverted = counted(lambda: sam.encode(face))
+        named = counted(lambda: (losses.age_net(face), losses.identity_net(face)))
         one_way = learns + inverted + 2 * counted(lambda: sam.decoder.synthesize(codes))
         judged = named + counted(lambda: (net.features(face), net.features(face_crop(face))))
     spared = inverted + named if cached else 0

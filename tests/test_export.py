@@ -37,8 +37,15 @@ def file(sam, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(file):
     """Both graphs, by the command line: tracing the encoder takes ten seconds."""
-    folder = file.parent / "new"
-    assert main(["onnx", str(file), str(folder)]) == 0
+    folder, made = file.parent / "new", {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sam_age.export.export_onnx", lambda *given: made.update(export_onnx(*given)))
+        assert main(["onnx", str(file), str(folder)]) == 0
+    assert {name: each.path for name, each in made.items()} == {
+        name: folder / f"{name}.onnx" for name in ("encoder", "generator")
+    }
+    assert all(each.difference <= TOLERANCE for each in made.values())
+    assert all(each.bytes == each.path.stat().st_size for each in made.values())
     return folder
 
 
