@@ -39,7 +39,8 @@ from sam_age.losses import AgingLosses
 from sam_age.models.fused import reason_against
 from sam_age.models.identity import face_crop
 from sam_age.models.sam import SAM, with_age
-from sam_age.modules.aging import COMPILED, AgingModule
+from sam_age.modules.aging import AgingModule
+from sam_age.modules.compiling import COMPILED
 from sam_age.modules.frozen import CastForAStep
 from sam_age.modules.ranks import RecordedDDP
 

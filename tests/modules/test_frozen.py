@@ -10,7 +10,7 @@ from torch import nn
 
 from sam_age.errors import InputError
 from sam_age.models.encoder import GradualStyleEncoder
-from sam_age.modules.aging import parts_to_compile
+from sam_age.modules.compiling import parts_to_compile
 from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.modules.recompute import recompute
 from tests.modules.test_aging import fit, tiny_module

@@ -29,6 +29,7 @@ from sam_age.models.identity import IdentityNet
 from sam_age.models.ops import at_least_float32
 from sam_age.models.sam import SAM, face_pool
 from sam_age.models.side_by_side import begin, streams
+from sam_age.modules.compiling import as_written, parts_to_compile
 from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.modules.recompute import recompute
 from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
@@ -37,9 +38,6 @@ from sam_age.modules.stage import mix_seed as _mix
 log = logging.getLogger("sam_age")
 
 Batch = Mapping[str, Tensor]
-COMPILED = ("generator", "encoders", "judges")
-"""What `AgingModule.compiled` can name."""
-
 NEEDS_CODES = (
     "losses.code measures from the mean codes of ages: give data.train= faces of known age (data.labels=, "
     "data=lifespan) or module.mean_codes a file, or set losses.code=0, which is the paper's."
@@ -60,7 +58,7 @@ class AgingModule(Stage):
         frozen_batch_norm: the encoder's batch norm uses its running statistics instead of the batch's, so
             that a result does not depend on how a batch is split; the authors train with False.
         warmup_steps, cosine: of the learning rate, see `Stage`; the authors' is constant.
-        compiled: on GPUs, torch.compile in training, for some of `COMPILED`; True is the generator alone.
+        compiled: on GPUs, torch.compile in training, for some of `compiling.COMPILED`; True is the generator alone.
         channels_last: on GPUs, pictures and features with their channels innermost, which some convolve faster.
         graphed: on a GPU, the work of a step recorded once and replayed, see `Graphed`.
         cast_once: under autocast on a GPU, frozen weights cast once, and the age encoder's once a step, not at every
@@ -433,40 +431,6 @@ class AgingModule(Stage):
 def validation_ages(index: Tensor) -> Tensor:
     """The age that validation asks of image `index` (N,): fixed, and spread evenly over 0..100 years."""
     return (37 * index % 101).float()  # 37 and 101 share no factor: each age comes once in 101 images
-
-
-@contextlib.contextmanager
-def as_written(*networks: nn.Module | None) -> Iterator[None]:
-    """Networks without what torch.compile made of them, of their layers, or of their `features` or `tower_maps`."""
-    compiled: list[tuple[nn.Module, str, Any]] = []
-    for layer in (layer for network in filter(None, networks) for layer in network.modules()):
-        if layer._compiled_call_impl is not None:  # of `nn.Module.compile`
-            compiled.append((layer, "_compiled_call_impl", layer._compiled_call_impl))
-            layer._compiled_call_impl = None
-        for name in ("features", "tower_maps"):  # of torch.compile
-            made = vars(layer).get(name)
-            if hasattr(made, "_torchdynamo_orig_callable"):
-                compiled.append((layer, name, made))
-                setattr(layer, name, made._torchdynamo_orig_callable)
-    try:
-        yield
-    finally:
-        for layer, name, made in compiled:
-            setattr(layer, name, made)
-
-
-def parts_to_compile(compiled: bool | str | Sequence[str]) -> tuple[str, ...]:
-    """`module.compiled` as names of `COMPILED`.
-
-    Raises:
-        InputError: another name.
-    """
-    if isinstance(compiled, bool):
-        return ("generator",) if compiled else ()
-    names = (compiled,) if isinstance(compiled, str) else tuple(compiled)
-    if unknown := [name for name in names if name not in COMPILED]:
-        raise InputError(f"module.compiled is true, false or some of [{', '.join(COMPILED)}], not {unknown[0]!r}.")
-    return names
 
 
 def gains_from_innermost(judge: nn.Module | None) -> bool:
