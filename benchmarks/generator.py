@@ -123,7 +123,7 @@ class Bench:
         torch.backends.cudnn.allow_tf32 = False
         truth = self.picture_and_gradient(w_plus, torch.float32)
         for dtype in (torch.float32, torch.bfloat16):
-            for path in self.paths((*FORMS, "direct")):
+            for path in self.paths((*FORMS, "paired", "direct")):
                 if dtype == torch.float32 and (path["path"] == "plain" or path["form"] == "direct"):
                     continue
                 with self.on(path):
@@ -155,7 +155,7 @@ class Bench:
         rows = []
         flops = sum(cost.flops for cost in costs(self.generator, 1, self.dtype.itemsize, "transposed"))
         peak = self.peaks[f"{self.given.dtype}_flops"]
-        for path in self.paths(("auto", *FORMS, "direct")):
+        for path in self.paths(("auto", *FORMS, "paired", "direct")):
             for batch, backward in ((self.given.inference_batch, False), (self.given.batch, True)):
                 for graph in (False, True) if self.cuda and path["path"] == "fused" else (False,):
                     if graph and path["form"] != "auto":

@@ -93,7 +93,7 @@ class OneLayer:
                 from sam_age.models.fused import launch
 
                 return lambda: launch.convolve(x, weight, self.layer.layer)[0]
-            return lambda: functional.conv2d(x, weight, padding=1)
+            return lambda: self.layer.convolve(form, x, weight)
         if not back:
             if form == "transposed":
                 return lambda: functional.conv_transpose2d(self.x, weight, stride=2)
@@ -133,7 +133,7 @@ class Cost:
         pixels = count * side**2
         read, made = inputs * pixels * item, outputs * pixels * item
         # for each output, of each input
-        taps = {"cudnn": 9, "direct": 9, "transposed": 9 / 4, "subpixel": 4, "folded": 9}
+        taps = {"cudnn": 9, "paired": 18, "direct": 9, "transposed": 9 / 4, "subpixel": 4, "folded": 9}
         if form in FORMS:
             read /= 4
         self.flops = 2 * taps[form] * inputs * outputs * pixels

@@ -19,7 +19,6 @@ from sam_age.data.align import align, is_aligned
 from sam_age.data.dataset import resize
 from sam_age.data.images import read_image
 from sam_age.device import (
-    compile_options,
     innermost_channels,
     pays_in_bfloat16,
     pick_device,
@@ -28,6 +27,8 @@ from sam_age.device import (
 from sam_age.editing.methods import EditingMethods
 from sam_age.errors import InputError
 from sam_age.models.sam import FACE_SIZE, SAM, face_pool
+from sam_age.models.side_by_side import streams
+from sam_age.modules.compiling import compile_encoder
 from sam_age.modules.graphed import Graphed
 from sam_age.sheets import Cell, Coming, sheet, to_tensor
 from sam_age.weights import BUNDLE, KNOWN, load
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from sam_age.data.detect import Face, FaceDetector
     from sam_age.photos import AgedPhoto
     from sam_age.video import AgedVideo
+
+
+AT_ONCE = 4
+"""Shares of an encoder's towers that run at the same time in a recorded call."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,10 @@ class AgingPipeline(EditingMethods):
         }
         if compiled and self.device.type == "cuda":
             for encoder in (sam.encoder, sam.pretrained_encoder):
-                encoder.compile(**compile_options())
+                compile_encoder(encoder)
         if graphed and self.device.type == "cuda":
-            self.steps = {name: Graphed(step, ()) for name, step in self.steps.items()}
+            beside = [torch.cuda.Stream(self.device) for _ in range(AT_ONCE - 1)]
+            self.steps = {name: Graphed(partial(_with_streams, beside, step), ()) for name, step in self.steps.items()}
         self._age_net = age_net
         self._detector: FaceDetector | None = None
 
@@ -352,6 +358,11 @@ class AgingPipeline(EditingMethods):
     def _sent(self, rows: Tensor) -> Tensor:
         """Numbers go to the device; indices stay, for what they index is here."""
         return rows.to(self.device) if rows.is_floating_point() else rows
+
+
+def _with_streams(some: Sequence[torch.cuda.Stream], step: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    with streams(some):
+        return step(*tensors)
 
 
 def _pixels(faces: Sequence[Image.Image]) -> Tensor:

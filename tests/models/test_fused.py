@@ -157,6 +157,17 @@ def test_convolutions_of_few_channels_are_done_with_all_that_follows(monkeypatch
 
 
 @in_the_interpreter
+@pytest.mark.usefixtures("small_programs", "poisoned")
+def test_convolutions_of_pairs_of_pixels_are_those_of_pixels() -> None:
+    generator = made_up(16, channel_multiplier=1)  # 16 channels throughout
+    w_plus, maps = inputs(generator, 2)
+    want = in_float64(generator, w_plus, maps)
+    generator.fused, generator.form = True, "paired"
+    for got, truth in zip(all_of(generator, w_plus, maps), want, strict=True):
+        assert distance(got, truth) < 3e-6
+
+
+@in_the_interpreter
 def test_a_style_of_zero_takes_no_information_away() -> None:
     generator = made_up(8)
     w_plus, maps = inputs(generator, 2)
@@ -249,6 +260,18 @@ def test_forms_of_doubling_are_the_transposed_convolution(form: str) -> None:
     count, _, rows, columns = y.shape
     phases = y.reshape(count, 2, 2, 6, rows, columns).permute(0, 3, 4, 1, 5, 2).reshape(count, 6, 2 * rows, -1)
     torch.testing.assert_close(phases[..., : want.shape[2], : want.shape[3]], want)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 8, 8), (2, 5, 4, 4)])
+def test_a_convolution_of_pairs_is_the_convolution(shape: tuple[int, ...]) -> None:
+    from sam_age.models.fused.convolutions import in_pairs, one_by_one, paired
+
+    torch.manual_seed(0)
+    weight = torch.randn(6, 5, 3, 3, dtype=torch.float64)
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    assert in_pairs(x).data_ptr() == x.data_ptr()
+    made = F.conv2d(in_pairs(x), paired(weight), padding=1).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(one_by_one(made), F.conv2d(x, weight, padding=1))
 
 
 @outside

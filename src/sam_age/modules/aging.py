@@ -29,7 +29,7 @@ from sam_age.models.identity import IdentityNet
 from sam_age.models.ops import at_least_float32
 from sam_age.models.sam import SAM, face_pool
 from sam_age.models.side_by_side import begin, streams
-from sam_age.modules.compiling import as_written, parts_to_compile
+from sam_age.modules.compiling import as_written, compile_encoder, parts_to_compile
 from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.modules.recompute import recompute
 from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
@@ -307,10 +307,7 @@ class AgingModule(Stage):
             self.make = torch.compile(self.make, **options)
         if "encoders" in self.compiled:
             for encoder in (sam.encoder, sam.pretrained_encoder):
-                # on the instance: a copy made of it from here on would call this one's
-                encoder.tower_maps = torch.compile(encoder.tower_maps, **options)
-                for tower in encoder.styles:
-                    tower.compile(**options)
+                compile_encoder(encoder)
         if "judges" in self.compiled:
             for judge in filter(None, judges[:2]):
                 judge.compile(**options)

@@ -7,6 +7,7 @@ device.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -26,8 +27,17 @@ subpixel: the same numbers from a 2 x 2 convolution with 4 O outputs, some of it
 folded: filter and weight in one, a 3 x 3 convolution with 4 O outputs (72 I O H^2), then the epilogue alone.
 """
 
-KEEPING = ("cudnn", "direct")
-"""Keeping it: cuDNN and the epilogue; or, of few channels in bfloat16, both in one kernel of ours."""
+KEEPING = ("cudnn", "paired", "direct")
+"""Keeping it, I -> O channels:
+
+cudnn: a convolution and the epilogue.
+paired: the same of two neighbouring pixels as one of twice the channels, which are in memory what they were; half of its
+    taps are zero (36 I O operations a pixel for 18). For few channels, which fill half of cuDNN's tiles.
+direct: of few channels in bfloat16, convolution and epilogue in one kernel of ours.
+"""
+
+PAIRED = 32
+"""Channels in and out, at most, that are tried in pairs."""
 
 Sums = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -48,7 +58,9 @@ class Convolution:
         self.weights: dict[tuple[str, bool], Tensor] = {}
 
     def forms(self, side: int) -> tuple[str, ...]:
-        return KEEPING if launch.direct(self.inputs, self.layer.channels, side, self.dtype) else KEEPING[:1]
+        paired = max(self.inputs, self.layer.channels) <= PAIRED
+        direct = launch.direct(self.inputs, self.layer.channels, side, self.dtype)
+        return ("cudnn", *["paired"] * paired, *["direct"] * direct)
 
     def weight(self, form: str, *, back: bool) -> Tensor:
         """Of one form and direction: made when it is first asked for."""
@@ -57,7 +69,7 @@ class Convolution:
             weight = self.plain.transpose(0, 1).flip(2, 3) if back else self.plain
             if form == "direct":
                 return weight.permute(2, 3, 1, 0).to(self.dtype).contiguous()
-            return _laid_out(weight, self.dtype)
+            return _laid_out(paired(weight) if form == "paired" else weight, self.dtype)
 
         return _kept(self.weights, (form, back), make)
 
@@ -79,8 +91,13 @@ class Convolution:
         weight = self.weight(form, back=False)
         if form == "direct":
             return launch.convolve(x, weight, self.layer, gain, noise, style, **given)
-        convolved = F.conv2d(x, weight, padding=1).contiguous(memory_format=LAST)
-        return launch.epilogue(convolved, self.layer, gain, noise, style, **given)
+        return launch.epilogue(self.convolve(form, x, weight), self.layer, gain, noise, style, **given)
+
+    @staticmethod
+    def convolve(form: str, x: Tensor, weight: Tensor) -> Tensor:
+        """x (N, I, S, S) channels-last -> (N, O, S, S), alike, by cuDNN; weight: of that form."""
+        made = F.conv2d(in_pairs(x) if form == "paired" else x, weight, padding=1).contiguous(memory_format=LAST)
+        return one_by_one(made) if form == "paired" else made
 
     def of_convolved(
         self,
@@ -104,7 +121,7 @@ class Convolution:
         weight = self.weight(form, back=True)
         if form == "direct":
             return launch.convolve(of_convolved, weight, self.layer)[0]
-        return F.conv2d(of_convolved, weight, padding=1).contiguous(memory_format=LAST)
+        return self.convolve(form, of_convolved, weight)
 
 
 class UpConvolution:
@@ -164,6 +181,32 @@ class UpConvolution:
         else:
             of_x = F.conv2d(launch.fir_epilogue_backward(*given, sums=sums), weight, stride=2)
         return of_x.contiguous(memory_format=LAST)
+
+
+def paired(weight: Tensor) -> Tensor:
+    """A convolution of pixels as one of pairs of them: (O, I, 3, 3) -> (2 O, 2 I, 3, 3), for `in_pairs` and padding 1.
+
+    From pixel b of the pair t pairs to the right pixel a gets the tap 2 t + b - a to the right of the middle one.
+    """
+    outputs, inputs = weight.shape[:2]
+    pairs = weight.new_zeros((2, outputs, 2, inputs, 3, 3))
+    for a, b, t in itertools.product((0, 1), (0, 1), (-1, 0, 1)):
+        tap = 2 * t + b - a
+        if -1 <= tap <= 1:
+            pairs[a, :, b, :, :, t + 1] = weight[..., tap + 1]
+    return pairs.flatten(2, 3).flatten(0, 1)
+
+
+def in_pairs(x: Tensor) -> Tensor:
+    """(N, C, H, W) channels-last -> (N, 2 C, H, W / 2), alike: the same numbers in the same places."""
+    n, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).view(n, h, w // 2, 2 * c).permute(0, 3, 1, 2)
+
+
+def one_by_one(x: Tensor) -> Tensor:
+    """What `in_pairs` was given."""
+    n, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).view(n, h, 2 * w, c // 2).permute(0, 3, 1, 2)
 
 
 def subpixel(weight: Tensor) -> Tensor:
