@@ -15,6 +15,8 @@ from sam_age.modules.frozen import CastForAStep, CastOnce
 from sam_age.modules.recompute import recompute
 from tests.modules.test_aging import fit, tiny_module
 
+HALVES = hasattr(torch.Tensor, "grad_dtype")
+
 
 def small_encoder() -> GradualStyleEncoder:
     torch.manual_seed(0)
@@ -43,20 +45,24 @@ def test_weights_cast_once_are_autocasts_to_the_bit_and_leave_no_trace() -> None
     assert all(torch.equal(kept[name], after[name]) and kept[name].dtype == after[name].dtype for name in kept)
 
 
-def test_weights_that_learn_cast_for_a_step_leave_autocasts_gradients() -> None:
+@pytest.mark.parametrize(
+    "halves", [False, pytest.param(True, marks=pytest.mark.skipif(not HALVES, reason="PyTorch before 2.10"))]
+)
+def test_weights_that_learn_cast_for_a_step_leave_autocasts_gradients(halves: bool) -> None:
     """Of one pass to the bit, also where gradients lay already; of two their sum, rounded to the copies' type."""
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4), nn.Linear(4, 4))
     plain[4].requires_grad_(False)
     casting = copy.deepcopy(plain)
     kept = list(casting.parameters())
-    cast = CastForAStep(casting, torch.bfloat16)
+    cast = CastForAStep(casting, torch.bfloat16, halves=halves)
     assert len(cast.weights) == 4  # not the normalisation's, nor the frozen ones
     batches = [torch.randn(2, 3, 8, 8) for _ in range(2)]
     for passes in (1, 2, 1):
         with torch.autocast("cpu", torch.bfloat16):
             for network in (plain, casting):
                 lying = [p.grad for p in network.parameters() if p.grad is not None]
-                torch._foreach_zero_(lying) if lying else None  # as `Graphed` begins
+                for gradient in lying:
+                    gradient.zero_()  # as `Graphed` begins
                 with cast.in_use() if network is casting else torch.enable_grad():
                     for batch in batches[:passes]:
                         network(batch).float().square().sum().backward()
@@ -65,12 +71,15 @@ def test_weights_that_learn_cast_for_a_step_leave_autocasts_gradients() -> None:
                 assert all(grad is before for grad, before in zip(left, lying, strict=False))
         for mine, theirs in zip(casting.parameters(), plain.parameters(), strict=True):
             assert (mine.grad is None) == (theirs.grad is None)
-            if mine.grad is not None and passes == 1:
-                assert torch.equal(mine.grad, theirs.grad)
-            elif mine.grad is not None:
-                torch.testing.assert_close(
-                    mine.grad, theirs.grad, rtol=2**-6, atol=2**-7 * theirs.grad.abs().max().item()
-                )
+            if mine.grad is None:
+                continue
+            half = halves and any(mine is weight for weight in cast.weights)
+            assert mine.grad.dtype == (torch.bfloat16 if half else torch.float32)
+            if passes == 1:
+                assert torch.equal(mine.grad.float(), theirs.grad)
+            else:
+                near = 2**-7 * theirs.grad.abs().max().item()
+                torch.testing.assert_close(mine.grad.float(), theirs.grad, rtol=2**-6, atol=near)
         assert all(mine is before for mine, before in zip(casting.parameters(), kept, strict=True))
     casting.zero_grad()
 
@@ -87,6 +96,9 @@ def test_weights_that_learn_cast_for_a_step_leave_autocasts_gradients() -> None:
     with cast.in_use():  # the copies are of the weights as they are now
         assert not casting[0].weight.any()
     assert all(weight.grad is None for weight in cast.weights)  # nothing of the step that failed
+    cast.end()
+    casting(batches[0]).sum().backward()
+    assert all(weight.grad.dtype == torch.float32 for weight in cast.weights)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -350,7 +350,8 @@ class AgingModule(Stage):
             judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
             self.frozen = CastOnce((self.sam.pretrained_encoder, *judges), dtype)
             listens = isinstance(self.trainer.strategy.model, DistributedDataParallel)  # to the weights' own gradients
-            self.learning = None if listens else CastForAStep(self.sam.encoder, dtype)
+            halves = dtype == torch.bfloat16 and getattr(self.optimizers().optimizer, "takes_half_gradients", False)
+            self.learning = None if listens else CastForAStep(self.sam.encoder, dtype, halves=halves)
         if self.side_by_side > 1 and not self.graphed:
             log.warning("module.side_by_side=%d counts where module.graphed=true.", self.side_by_side)
         if self.graphed and self.side_by_side > 1 and self.device.type == "cuda":
@@ -359,6 +360,10 @@ class AgingModule(Stage):
             kinds = 2 if 0 < self.same_age_probability < 1 else 1  # of steps: they age, or keep the age
             self.gradients = self.recorded(self.step_gradients, self.sam.encoder.parameters(), kinds)
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode
+
+    def on_train_end(self) -> None:
+        if self.learning is not None:
+            self.learning.end()
 
     # ---- validation --------------------------------------------------------------------------------
 

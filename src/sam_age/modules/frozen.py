@@ -52,15 +52,16 @@ class CastForAStep:
     """Copies of a network's weights that learn, for the time of a step, which casts them once for all its passes.
 
     The passes' gradients are added up in the copies' type, where autocast adds them in float32 (one rounding more), and
-    go to the weights once, as float32. Other parameters take their gradients as always. Between two passes `set_aside`
-    keeps what the first one left, so that both are added in one launch, and not weight by weight.
+    go to the weights once. Other parameters take their gradients as always. Between two passes `set_aside` keeps what
+    the first one left, so that both are added in one launch, and not weight by weight.
 
     Args:
         network: whose convolutions and linear layers learn.
         dtype: what autocast casts to.
+        halves: the weights' gradients stay in that type, for an optimizer that takes them so; else they are float32.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype, *, halves: bool = False) -> None:
         found = [
             (layer, name, weight)
             for layer in network.modules()
@@ -68,11 +69,12 @@ class CastForAStep:
             for name, weight in layer.named_parameters(recurse=False)
             if weight.requires_grad and weight.dtype == torch.float32
         ]
-        self.dtype = dtype
+        self.dtype, self.halves = dtype, halves
         self.places = [(layer, name) for layer, name, _ in found]
         self.weights = [weight for _, _, weight in found]
         self.copies = [nn.Parameter(weight.detach().to(dtype)) for weight in self.weights]
         self.left: dict[int, Tensor] = {}
+        self.end()  # of a run that was broken off
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -89,10 +91,30 @@ class CastForAStep:
             left, self.left = self.left, {}
             for copy in self.copies:
                 copy.grad = None  # of a step that failed
+        self._leave({number: gradient for number, gradient in left.items() if not self._taken(number, gradient)})
+
+    def _taken(self, number: int, gradient: Tensor) -> bool:
+        """Make a gradient the weight's own, where it may be and the weight has none to be written over."""
+        weight = self.weights[number]
+        if not self.halves or weight.grad is not None:
+            return False
+        weight.grad_dtype = self.dtype
+        weight.grad = gradient
+        return True
+
+    def _leave(self, left: dict[int, Tensor]) -> None:
+        """Copy gradients to where the weights have theirs."""
         for weight in (self.weights[number] for number in left):
             weight.grad = torch.empty_like(weight) if weight.grad is None else weight.grad
         if left:
             torch._foreach_copy_([self.weights[number].grad for number in left], list(left.values()))
+
+    def end(self) -> None:
+        """Weights take float32 gradients again, and have none."""
+        for weight in self.weights:
+            if getattr(weight, "grad_dtype", weight.dtype) != weight.dtype:
+                weight.grad = None
+                weight.grad_dtype = weight.dtype
 
     def set_aside(self) -> None:
         """Take the copies' gradients from them, and add them to those that were taken before."""

@@ -97,7 +97,8 @@ class Graphed:
         if earlier is not None and earlier.gradients:
             for parameter, gradient in earlier.gradients:
                 parameter.grad = gradient
-            torch._foreach_zero_([gradient for _, gradient in earlier.gradients])
+            for dtype in {gradient.dtype for _, gradient in earlier.gradients}:  # in one launch go those of one type
+                torch._foreach_zero_([gradient for _, gradient in earlier.gradients if gradient.dtype == dtype])
 
 
 class _Recording:

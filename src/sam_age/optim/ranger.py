@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sam_age.errors import InputError
-from sam_age.models.fused import trouble
+from sam_age.models.fused import interpreted, trouble
 
 Tensors = list[Tensor]
 ADAM_LONG_AGO = 1e9
@@ -41,10 +41,10 @@ class Ranger(Optimizer):
         alpha: how far the slow weights then go towards the fast ones, 0 to 1.
         n_sma_threshold: v is used once so many gradients count in it, effectively.
         use_gc: gradient centralisation.
-        fused: m, v and the weights in one pass over memory instead of six, by the kernel of PyTorch's fused Adam;
-            None: on CUDA. The arithmetic is the same up to rounding.
+        fused: one pass over memory instead of ten, by our kernel (`optim.one_pass`), or where Triton does not run
+            three, by that of PyTorch's fused Adam; None: on CUDA. The arithmetic is the same up to rounding.
 
-    Gradients are changed in place. Nothing waits for the device: the step's factors are numbers of the host.
+    Gradients may be changed in place. Nothing waits for the device: the step's factors are numbers of the host.
     States are those of `pytorch_optimizer.Ranger` (`exp_avg`, `exp_avg_sq`, `slow_buffer`; `step` in each group): runs
     that were begun with that one go on with this.
     """
@@ -94,32 +94,70 @@ class Ranger(Optimizer):
                 self._update(group, parameters)
         return loss
 
+    @property
+    def takes_half_gradients(self) -> bool:
+        """Whether gradients of float32 weights may be bfloat16, which PyTorch allows from 2.10 on (`grad_dtype`)."""
+        devices = {parameter.device for group in self.param_groups for parameter in group["params"]}
+        fused = all(group["fused"] is not False for group in self.param_groups)
+        return fused and hasattr(Tensor, "grad_dtype") and all(map(_runs_one_pass, devices))
+
     def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """One group's parameters of one device and dtype."""
-        states = [self._state(parameter) for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
+        rectified = rectification(group["step"], group["betas"][1], group["n_sma_threshold"])
+        rate = group["lr"] / (1 - group["betas"][0] ** group["step"]) * (1.0 if rectified is None else rectified)
+        kept = 1 - group["lr"] * group["weight_decay"]
+        rows = [self._row(parameter) for parameter in parameters]
+        fused = group["fused"] if group["fused"] is not None else parameters[0].is_cuda
+        if fused and _runs_one_pass(parameters[0].device):
+            rows = self._in_one_pass(group, rate, kept, rectified is not None, rows)
+        if rows:
+            self._in_several(group, rate, kept, rectified is not None, rows, fused=fused)
+
+    def _row(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """Weights, gradient, m, v, slow weights."""
+        state = self._state(parameter)
+        gradient = laid_out_as(parameter, parameter.grad)
+        return parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["slow_buffer"]
+
+    def _in_one_pass(
+        self, group: dict[str, Any], rate: float, kept: float, adapts: bool, rows: Sequence[tuple[Tensor, ...]]
+    ) -> list[tuple[Tensor, ...]]:
+        """Returns what is left: small tensors, which PyTorch takes together, and what the kernel does not serve."""
+        from sam_age.optim import one_pass  # brings Triton
+
+        meets = group["step"] % group["k"] == 0
+        left = []
+        for row in rows:
+            if row[0].ndim < 2 or not one_pass.serves(*row):
+                left.append(row)
+                continue
+            one_pass.update(
+                *row, rate=rate, betas=group["betas"], eps=group["eps"], kept=kept, adapts=adapts,
+                centred=group["use_gc"], alpha=group["alpha"] if meets else None,
+            )  # fmt: skip
+        return left
+
+    def _in_several(
+        self, group: dict[str, Any], rate: float, kept: float, adapts: bool, rows: Sequence[tuple[Tensor, ...]],
+        *, fused: bool,
+    ) -> None:  # fmt: skip
+        parameters, gradients, *_, slow = map(list, zip(*rows, strict=True))
+        gradients = _in_the_type_of(parameters, gradients)
         if group["use_gc"]:
             for gradient in gradients:
                 if gradient.ndim > 1:
                     centralise(gradient)
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        rectified = rectification(group["step"], group["betas"][1], group["n_sma_threshold"])
-        rate = group["lr"] / (1 - group["betas"][0] ** group["step"]) * (1.0 if rectified is None else rectified)
-        rows = [
-            (parameter, laid_out_as(parameter, gradient), state["exp_avg"], state["exp_avg_sq"])
-            for parameter, gradient, state in zip(parameters, gradients, states, strict=True)
-        ]
-        fused = group["fused"] if group["fused"] is not None else parameters[0].is_cuda
+            torch._foreach_mul_(parameters, kept)
+        moved = [(row[0], gradient, *row[2:4]) for row, gradient in zip(rows, gradients, strict=True)]
         # the kernel walks through memory, and so asks for the same layout of all four
-        together = [fused and rectified is not None and len({x.stride() for x in row}) == 1 for row in rows]
-        work = self._foreach if rectified is not None else self._foreach_first
+        together = [fused and adapts and len({x.stride() for x in row}) == 1 for row in moved]
+        work = self._foreach if adapts else self._foreach_first
         for chosen, do in ((True, self._fused), (False, work)):
-            part = [row for row, one in zip(rows, together, strict=True) if one == chosen]
+            part = [row for row, one in zip(moved, together, strict=True) if one == chosen]
             if part:
                 do(group, rate, *map(list, zip(*part, strict=True)))
         if group["step"] % group["k"] == 0:
-            slow = [state["slow_buffer"] for state in states]
             torch._foreach_lerp_(slow, parameters, group["alpha"])
             torch._foreach_copy_(parameters, slow)
 
@@ -178,12 +216,23 @@ class Ranger(Optimizer):
 
 def centralise(gradient: Tensor) -> None:
     """Subtract from the inputs of each output, (O, ...), their mean, in place."""
-    if gradient.is_cuda and trouble(gradient.device) is None:
-        from sam_age.optim import centralising  # brings Triton
-
-        if centralising.serves(gradient):
-            return centralising.centralise(gradient)
     gradient.sub_(gradient.mean(tuple(range(1, gradient.ndim)), keepdim=True))
+
+
+def _in_the_type_of(parameters: Tensors, gradients: Tensors) -> Tensors:
+    """The gradients, those of another type copied."""
+    others = [n for n, (p, g) in enumerate(zip(parameters, gradients, strict=True)) if p.dtype != g.dtype]
+    if not others:
+        return gradients
+    made = list(gradients)
+    for n in others:
+        made[n] = torch.empty_like(parameters[n])
+    torch._foreach_copy_([made[n] for n in others], [gradients[n] for n in others])
+    return made
+
+
+def _runs_one_pass(device: torch.device) -> bool:
+    return (device.type == "cuda" or interpreted()) and trouble(device) is None
 
 
 def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ KEEPING = ("cudnn", "paired", "direct")
 """Keeping it, I -> O channels:
 
 cudnn: a convolution and the epilogue.
-paired: the same of two neighbouring pixels as one of twice the channels, which are in memory what they were; half of its
+paired: the same of two neighbouring pixels as one of twice the channels, which in memory they are; half of its
     taps are zero (36 I O operations a pixel for 18). For few channels, which fill half of cuDNN's tiles.
 direct: of few channels in bfloat16, convolution and epilogue in one kernel of ours.
 """
