@@ -19,6 +19,7 @@ from sam_age.data.align import align, is_aligned
 from sam_age.data.dataset import resize
 from sam_age.data.images import read_image
 from sam_age.device import (
+    compile_options,
     innermost_channels,
     pays_in_bfloat16,
     pick_device,
@@ -117,7 +118,7 @@ class AgingPipeline(EditingMethods):
         }
         if compiled and self.device.type == "cuda":
             for encoder in (sam.encoder, sam.pretrained_encoder):
-                compile_encoder(encoder)
+                compile_encoder(encoder, **compile_options())
         if graphed and self.device.type == "cuda":
             beside = [torch.cuda.Stream(self.device) for _ in range(AT_ONCE - 1)]
             self.steps = {name: Graphed(partial(_with_streams, beside, step), ()) for name, step in self.steps.items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from sam_age.device import compile_options
 from sam_age.errors import InputError
 from sam_age.models.encoder import GradualStyleEncoder
 from sam_age.modules.compiling import parts_to_compile
@@ -140,5 +141,27 @@ def test_what_to_compile_is_checked() -> None:
     assert parts_to_compile("judges") == ("judges",)
     with pytest.raises(InputError, match=r"module\.compiled is true, false or some of"):
         parts_to_compile(["decoder"])
-    with pytest.raises(InputError, match=r"cannot go with"):
-        tiny_module(recomputed=True, compiled=["encoders"])
+
+
+def test_a_compiled_encoder_keeps_less_where_it_is_told_to() -> None:
+    """The partition of forward and backward that torch.compile makes, without the code that it makes of them."""
+    plain = small_encoder().double().train()
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    kept, gradients = [], []
+    for recomputed in (None, False, True):
+        encoder = copy.deepcopy(plain)
+        if recomputed is not None:
+            torch.compiler.reset()
+            compile_options(recomputed=recomputed)
+            encoder.tower_maps = torch.compile(encoder.tower_maps, backend="aot_eager_decomp_partition", dynamic=False)
+        sizes: list[int] = []
+        pack = lambda t, sizes=sizes: (sizes.append(t.numel() * (t.ndim == 4)), t)[1]  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            y = encoder.tower_maps(x)
+        sum(part.square().sum() for part in y).backward()
+        kept.append(sum(sizes))
+        gradients.append([p.grad for p in encoder.input_layer.parameters()] + [*encoder.body.buffers()])
+    compile_options()
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(gradients[2], gradients[0])  # running statistics, which moved once, among them
+    assert kept[2] < 0.8 * kept[1]

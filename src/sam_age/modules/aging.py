@@ -65,7 +65,8 @@ class AgingModule(Stage):
             call; see `CastOnce` and `CastForAStep`.
         side_by_side: where `graphed`, so many at a time of the encoders' towers, of the judges, and of the two
             encoders, see `models.side_by_side`; 1: one after the other.
-        recomputed: the age encoder's residual units keep their inputs alone for the way back, see `recompute`.
+        recomputed: keep less for the way back: the age encoder's residual units their inputs alone, see `recompute`; of
+            what is compiled the convolutions' results.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         mean_codes: the mean code of each age, for the losses' term `code`; None, where that counts: fitted as the run
             starts, to the training faces whose age is known. With true portraits to go by (`data.truths`) their own
@@ -114,11 +115,6 @@ class AgingModule(Stage):
         self.cast_once, self.side_by_side, self.recomputed = cast_once, side_by_side, recomputed
         if side_by_side < 1:
             raise InputError(f"module.side_by_side is how many parts run at a time, 1 or more, not {side_by_side}.")
-        if recomputed and "encoders" in self.compiled:
-            raise InputError(
-                "module.recomputed=true cannot go with module.compiled=[encoders]: choose one of them "
-                "(module.compiled=[judges] with the former)."
-            )
         self.frozen: CastOnce | None = None
         self.learning: CastForAStep | None = None
         self.side_streams: list[torch.cuda.Stream] = []
@@ -295,19 +291,19 @@ class AgingModule(Stage):
         if losses.weights["code"] and self.mean_codes is None and not self.knows_truths:
             self.mean_codes = self.fit_mean_codes()
         judges = (losses.age_net, losses.identity_net, losses.perceptual_net)
-        if self.recomputed:
-            recompute(sam.encoder.body)
         if self.compiled and not self.compiles:
             log.warning(
                 "module.compiled=[%s]: nothing is compiled; it takes a GPU and Triton.", ", ".join(self.compiled)
             )
             self.compiled = ()
-        options = compile_options() if self.compiled else {}
+        if self.recomputed and "encoders" not in self.compiled:
+            recompute(sam.encoder.body)
+        options = compile_options(recomputed=self.recomputed) if self.compiled else {}
         if "generator" in self.compiled:
             self.make = torch.compile(self.make, **options)
         if "encoders" in self.compiled:
             for encoder in (sam.encoder, sam.pretrained_encoder):
-                compile_encoder(encoder)
+                compile_encoder(encoder, **options)
         if "judges" in self.compiled:
             for judge in filter(None, judges[:2]):
                 judge.compile(**options)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from sam_age.device import compile_options
 from sam_age.errors import InputError
 from sam_age.models.encoder import GradualStyleEncoder
 
@@ -17,10 +16,12 @@ COMPILED = ("generator", "encoders", "judges")
 """What `AgingModule.compiled` can name."""
 
 
-def compile_encoder(encoder: GradualStyleEncoder) -> None:
+def compile_encoder(encoder: GradualStyleEncoder, **options: Any) -> None:
     """torch.compile for an encoder, in place: what comes before its towers as one, and each tower by itself, so that
-    they can run side by side. A copy made of it from here on would compute with this one's weights."""
-    options = compile_options()
+    they can run side by side. A copy made of it from here on would compute with this one's weights.
+
+    options: `compile_options`.
+    """
     encoder.tower_maps = torch.compile(encoder.tower_maps, **options)
     for tower in encoder.styles:
         tower.compile(**options)
