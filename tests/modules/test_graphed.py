@@ -181,7 +181,8 @@ def learnt(module: Stage) -> torch.Tensor:
 def test_a_recorded_run_ends_where_a_plain_one_does(
     make: Callable[..., Stage], fast: dict[str, bool], kinds: int, precision: str, exact: None
 ) -> None:
-    """As near as plain runs end to each other, as sums on a GPU have no order, or to a hundredth of their way."""
+    """As near as plain runs end to each other, as sums on a GPU have no order, or to a hundredth of their way; in half
+    precision a twentieth, or as near to where float32 ends: a compiler leaves out some of a plain run's roundings."""
     start = learnt(make())
     ends = [trained(make, precision)[0] for _ in range(3)]
     recorded, recordings = trained(make, precision, graphed=True, **fast)
@@ -190,7 +191,14 @@ def test_a_recorded_run_ends_where_a_plain_one_does(
     apart = max((ends[0] - end).norm() for end in ends[1:])
     rounding = 1e-2 if precision == "32-true" else 5e-2
     assert way > 0
-    assert (recorded - ends[0]).norm() <= max(4 * apart, rounding * way)
+    distance = (recorded - ends[0]).norm()
+    told = f"{distance / way:.4f} of the way from a plain run, which are {apart / way:.4f} apart"
+    if precision != "32-true" and distance > max(4 * apart, rounding * way):
+        exactly = trained(make)[0]
+        distance, apart = (recorded - exactly).norm(), (ends[0] - exactly).norm() / 4
+        told += f"; from float32 {distance / way:.4f}, a plain run {4 * apart / way:.4f}"
+        rounding = 0
+    assert distance <= max(4 * apart, rounding * way), told
 
 
 class Replayed:

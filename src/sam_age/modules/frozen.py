@@ -91,23 +91,35 @@ class CastForAStep:
             left, self.left = self.left, {}
             for copy in self.copies:
                 copy.grad = None  # of a step that failed
-        self._leave({number: gradient for number, gradient in left.items() if not self._taken(number, gradient)})
-
-    def _taken(self, number: int, gradient: Tensor) -> bool:
-        """Make a gradient the weight's own, where it may be and the weight has none to be written over."""
-        weight = self.weights[number]
-        if not self.halves or weight.grad is not None:
-            return False
-        weight.grad_dtype = self.dtype
-        weight.grad = gradient
-        return True
-
-    def _leave(self, left: dict[int, Tensor]) -> None:
-        """Copy gradients to where the weights have theirs."""
-        for weight in (self.weights[number] for number in left):
-            weight.grad = torch.empty_like(weight) if weight.grad is None else weight.grad
-        if left:
+        if self.halves:
+            for number, gradient in left.items():
+                if self.weights[number].grad is None:
+                    self.weights[number].grad_dtype = self.dtype
+                    self.weights[number].grad = gradient
+        elif left:
+            for weight in (self.weights[number] for number in left):
+                weight.grad = torch.empty_like(weight) if weight.grad is None else weight.grad
             torch._foreach_copy_([self.weights[number].grad for number in left], list(left.values()))
+
+    def set_aside(self) -> None:
+        """Take the copies' gradients from them, and add them to those that were taken before."""
+        found = {number: copy.grad for number, copy in enumerate(self.copies) if copy.grad is not None}
+        for copy in self.copies:
+            copy.grad = None
+        both = [number for number in found if number in self.left]
+        if both:
+            torch._foreach_add_([self.left[number] for number in both], [found[number] for number in both])
+        first = {number: gradient for number, gradient in found.items() if number not in self.left}
+        if self.halves:  # where the weights have room for them they go there at once, and none is held twice
+            room = {number: self.weights[number].grad for number in first if self.weights[number].grad is not None}
+            if room:
+                torch._foreach_copy_(list(room.values()), [first[number] for number in room])
+            first |= room
+        self.left |= first
+
+    def _put(self, tensors: list[nn.Parameter]) -> None:
+        for (layer, name), tensor in zip(self.places, tensors, strict=True):
+            layer._parameters[name] = tensor
 
     def end(self) -> None:
         """Weights take float32 gradients again, and have none."""
@@ -115,17 +127,3 @@ class CastForAStep:
             if getattr(weight, "grad_dtype", weight.dtype) != weight.dtype:
                 weight.grad = None
                 weight.grad_dtype = weight.dtype
-
-    def set_aside(self) -> None:
-        """Take the copies' gradients from them, and add them to those that were taken before."""
-        found = {number: copy.grad for number, copy in enumerate(self.copies) if copy.grad is not None}
-        both = [number for number in found if number in self.left]
-        if both:
-            torch._foreach_add_([self.left[number] for number in both], [found[number] for number in both])
-        self.left = found | self.left
-        for copy in self.copies:
-            copy.grad = None
-
-    def _put(self, tensors: list[nn.Parameter]) -> None:
-        for (layer, name), tensor in zip(self.places, tensors, strict=True):
-            layer._parameters[name] = tensor
