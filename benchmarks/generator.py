@@ -123,8 +123,8 @@ class Bench:
         torch.backends.cudnn.allow_tf32 = False
         truth = self.picture_and_gradient(w_plus, torch.float32)
         for dtype in (torch.float32, torch.bfloat16):
-            for path in self.paths((*FORMS, "paired", "direct")):
-                if dtype == torch.float32 and (path["path"] == "plain" or path["form"] == "direct"):
+            for path in self.paths((*FORMS, "paired")):
+                if dtype == torch.float32 and path["path"] == "plain":
                     continue
                 with self.on(path):
                     got = self.picture_and_gradient(w_plus, dtype)
@@ -155,7 +155,7 @@ class Bench:
         rows = []
         flops = sum(cost.flops for cost in costs(self.generator, 1, self.dtype.itemsize, "transposed"))
         peak = self.peaks[f"{self.given.dtype}_flops"]
-        for path in self.paths(("auto", *FORMS, "paired", "direct")):
+        for path in self.paths(("auto", *FORMS, "paired")):
             for batch, backward in ((self.given.inference_batch, False), (self.given.batch, True)):
                 for graph in (False, True) if self.cuda and path["path"] == "fused" else (False,):
                     if graph and path["form"] != "auto":
@@ -339,14 +339,11 @@ class Bench:
                 {"back_filtered": (512, 1024, 2048), "rows": (8, 16, 32), "back_filter_warps": (4, 8)},
             ),
             "filter": (1, False, {"filtered": (512, 1024, 2048), "rows": (8, 16, 32), "filter_warps": (4, 8)}),
-            "direct": (0, False, {"direct": ((8, 32), (4, 32), (8, 16)), "direct_warps": (4, 8)}),
             "forward": (0, False, {"elements": (1024, 2048, 4096), "warps": (4, 8)}),
         }
         for indices, (name, (which, back, options)) in itertools.product((narrow, wide), sweeps.items()):
             layer = OneLayer(self.prepared(), indices[which], self.given.batch, self.device)
-            form = "direct" if name == "direct" else layer.forms[0]
-            if form not in layer.forms:
-                continue
+            form = layer.forms[0]
             convolution = spread(self.graphed(layer.convolution(form, back)))["median"]
             for values in itertools.product(*options.values()):
                 if time.monotonic() - self.start > self.given.seconds:

@@ -89,11 +89,7 @@ class OneLayer:
         weight = self.layer.weight(form, back=back)
         if not self.doubles:
             x = self.of_z if back else self.x
-            if form == "direct":
-                from sam_age.models.fused import launch
-
-                return lambda: launch.convolve(x, weight, self.layer.layer)[0]
-            return lambda: self.layer.convolve(form, x, weight)
+            return lambda: self.layer.convolved(form, x, weight)
         if not back:
             if form == "transposed":
                 return lambda: functional.conv_transpose2d(self.x, weight, stride=2)
@@ -133,7 +129,7 @@ class Cost:
         pixels = count * side**2
         read, made = inputs * pixels * item, outputs * pixels * item
         # for each output, of each input
-        taps = {"cudnn": 9, "paired": 18, "direct": 9, "transposed": 9 / 4, "subpixel": 4, "folded": 9}
+        taps = {"cudnn": 9, "paired": 18, "transposed": 9 / 4, "subpixel": 4, "folded": 9}
         if form in FORMS:
             read /= 4
         self.flops = 2 * taps[form] * inputs * outputs * pixels
@@ -141,7 +137,7 @@ class Cost:
         noise = side**2 * 4
         colours = 0 if form in FORMS else pixels * 12
         # forward: convolved in, z out, the picture below and this one; back: z and two gradients, and the picture's
-        passes = 3 if back else 0 if form == "direct" else 2
+        passes = 3 if back else 2
         self.rest_bytes = passes * made + noise + (colours if back else 1.25 * colours)
 
     def floor(self, peaks: dict[str, float], dtype: str) -> float:

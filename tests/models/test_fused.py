@@ -132,31 +132,6 @@ def test_bfloat16_is_as_near_to_the_truth_as_plain_bfloat16() -> None:
 
 
 @in_the_interpreter
-@pytest.mark.usefixtures("poisoned")
-def test_convolutions_of_few_channels_are_done_with_all_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sam_age.models.fused import launch
-    from sam_age.models.fused.convolutions import UpConvolution
-
-    monkeypatch.setattr(launch, "tiles", launch.Tiles(direct=(4, 8), elements=4096, back_elements=4096, chunk=1))
-    monkeypatch.setattr(launch, "direct", lambda inputs, outputs, side, dtype: side >= 8)  # bfloat16 it cannot multiply
-    monkeypatch.setattr(UpConvolution, "unmeasured", {False: "folded", True: "folded"})
-    launched: Counter[str] = Counter()
-    convolve = launch.convolve
-    monkeypatch.setattr(launch, "convolve", lambda *a, **k: (launched.update(["direct"]), convolve(*a, **k))[1])
-    generator = made_up(16, channel_multiplier=1)  # 16 channels throughout
-    w_plus, maps = inputs(generator, 2)
-    want = in_float64(generator, w_plus, maps)
-    generator.fused, generator.form = True, "direct"
-    got = all_of(generator, w_plus, maps)
-    with torch.no_grad():
-        alone = generator.synthesize(w_plus, maps)
-    assert launched["direct"] == 2 * 3  # of 8 and 16 pixels; forward, back, and without gradients
-    assert torch.equal(alone.double(), got[0])
-    for one, truth in zip(got, want, strict=True):
-        assert distance(one, truth) < 3e-6
-
-
-@in_the_interpreter
 @pytest.mark.usefixtures("small_programs", "poisoned")
 def test_convolutions_of_pairs_of_pixels_are_those_of_pixels() -> None:
     generator = made_up(16, channel_multiplier=1)  # 16 channels throughout

@@ -50,8 +50,6 @@ for text in (
     *both_ways(32),
     # 24 channels, as at the 256 pixels of model=stylegan2_256_small: three blocks of eight
     *both_ways(8, sixteens=False),
-    binary(kernels.convolve, EPILOGUE=True, WRITES=True, STYLED=True, RGB=True, SKIP=True, INPUTS=32, OUTPUTS=32,
-           ROWS=tiles.direct[0], COLUMNS=tiles.direct[1]),
 ):
     assert not re.search(r"(ld|st)\\.global\\.b16", text), "maps are not read in 16 bytes"
     assert re.search(r"st\\.global\\.v4\\.b32", text)

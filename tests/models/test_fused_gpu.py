@@ -44,7 +44,7 @@ def on_the_gpu(generator: Generator, w_plus: torch.Tensor, dtype: torch.dtype) -
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("form", ["auto", "transposed", "subpixel", "folded", "paired", "direct"])
+@pytest.mark.parametrize("form", ["auto", "transposed", "subpixel", "folded", "paired"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_full_size_pictures_and_gradients_are_those_of_the_plain_path(
     full_size: Generator, dtype: torch.dtype, form: str

@@ -27,13 +27,12 @@ subpixel: the same numbers from a 2 x 2 convolution with 4 O outputs, some of it
 folded: filter and weight in one, a 3 x 3 convolution with 4 O outputs (72 I O H^2), then the epilogue alone.
 """
 
-KEEPING = ("cudnn", "paired", "direct")
+KEEPING = ("cudnn", "paired")
 """Keeping it, I -> O channels:
 
 cudnn: a convolution and the epilogue.
 paired: the same of two neighbouring pixels as one of twice the channels, which in memory they are; half of its
     taps are zero (36 I O operations a pixel for 18). For few channels, which fill half of cuDNN's tiles.
-direct: of few channels in bfloat16, convolution and epilogue in one kernel of ours.
 """
 
 PAIRED = 32
@@ -58,17 +57,13 @@ class Convolution:
         self.weights: dict[tuple[str, bool], Tensor] = {}
 
     def forms(self, side: int) -> tuple[str, ...]:
-        paired = max(self.inputs, self.layer.channels) <= PAIRED
-        direct = launch.direct(self.inputs, self.layer.channels, side, self.dtype)
-        return ("cudnn", *["paired"] * paired, *["direct"] * direct)
+        return KEEPING if max(self.inputs, self.layer.channels) <= PAIRED else KEEPING[:1]
 
     def weight(self, form: str, *, back: bool) -> Tensor:
         """Of one form and direction: made when it is first asked for."""
 
         def make() -> Tensor:
             weight = self.plain.transpose(0, 1).flip(2, 3) if back else self.plain
-            if form == "direct":
-                return weight.permute(2, 3, 1, 0).to(self.dtype).contiguous()
             return _laid_out(paired(weight) if form == "paired" else weight, self.dtype)
 
         return _kept(self.weights, (form, back), make)
@@ -88,16 +83,15 @@ class Convolution:
     ) -> tuple[Tensor | None, Tensor | None]:
         """x (N, I, S, S) channels-last, times its styles -> z, picture: see `launch.epilogue`."""
         given = {"colours": colours, "rgb_style": rgb_style, "below": below, "keep": keep}
-        weight = self.weight(form, back=False)
-        if form == "direct":
-            return launch.convolve(x, weight, self.layer, gain, noise, style, **given)
-        return launch.epilogue(self.convolve(form, x, weight), self.layer, gain, noise, style, **given)
+        convolved = self.convolved(form, x, self.weight(form, back=False))
+        return launch.epilogue(convolved, self.layer, gain, noise, style, **given)
 
     @staticmethod
-    def convolve(form: str, x: Tensor, weight: Tensor) -> Tensor:
-        """x (N, I, S, S) channels-last -> (N, O, S, S), alike, by cuDNN; weight: of that form."""
-        made = F.conv2d(in_pairs(x) if form == "paired" else x, weight, padding=1).contiguous(memory_format=LAST)
-        return one_by_one(made) if form == "paired" else made
+    def convolved(form: str, x: Tensor, weight: Tensor) -> Tensor:
+        """x (N, I, S, S) channels-last -> (N, O, S, S), alike; weight: of that form."""
+        if form == "paired":
+            return one_by_one(F.conv2d(in_pairs(x), weight, padding=1).contiguous(memory_format=LAST))
+        return F.conv2d(x, weight, padding=1).contiguous(memory_format=LAST)
 
     def of_convolved(
         self,
@@ -118,10 +112,7 @@ class Convolution:
 
     def backward(self, form: str, of_convolved: Tensor) -> Tensor:
         """Gradient of what the convolution gave -> of x."""
-        weight = self.weight(form, back=True)
-        if form == "direct":
-            return launch.convolve(of_convolved, weight, self.layer)[0]
-        return self.convolve(form, of_convolved, weight)
+        return self.convolved(form, of_convolved, self.weight(form, back=True))
 
 
 class UpConvolution:

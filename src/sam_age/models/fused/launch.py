@@ -32,8 +32,6 @@ class Tiles:
     filter_warps: int = 4
     back_filtered: int = 1024
     back_filter_warps: int = 4
-    direct: tuple[int, int] = (4, 32)  # rows and columns of a block of `convolve`
-    direct_warps: int = 4
 
 
 tiles = Tiles()
@@ -141,71 +139,6 @@ def epilogue(
         num_warps=tiles.warps,
     )
     return (made if keep else None), rgb
-
-
-def convolve(
-    x: Tensor,
-    weight: Tensor,
-    layer: Layer,
-    gain: Tensor | None = None,
-    noise: Tensor | None = None,
-    style: Tensor | None = None,
-    *,
-    colours: Colours | None = None,
-    rgb_style: Tensor | None = None,
-    below: Tensor | None = None,
-    keep: bool = True,
-) -> tuple[Tensor | None, Tensor | None]:
-    """A 3 x 3 convolution of few channels, and the epilogue where a gain is given.
-
-    Args:
-        x: (N, I, S, S) channels-last.
-        weight: (3, 3, I, O), contiguous, of x's dtype; I and O as `direct` takes them.
-    Returns:
-        as `epilogue`; without one (N, O, S, S) and None.
-    """
-    count, inputs, side = x.shape[:3]
-    outputs = weight.shape[3]
-    made = _map(x, count, outputs, side, side) if keep else x
-    rgb = None if colours is None else x.new_empty((count, 3, side, side), dtype=torch.float32)
-    rows, columns = tiles.direct
-    other = layer.bias
-    kernels.convolve[((side // rows) * (side // columns), count)](
-        x,
-        weight,
-        made,
-        other if gain is None else gain,
-        other if noise is None else noise,
-        layer.strength,
-        layer.bias,
-        other if style is None else style,
-        other if rgb_style is None else rgb_style,
-        other if colours is None else colours.weight,
-        other if colours is None else colours.bias,
-        other if below is None else below,
-        other if rgb is None else rgb,
-        *layer.taps,
-        _bits(side),
-        0 if gain is None else gain.stride(0),
-        0 if noise is None else _noise_step(noise),
-        EPILOGUE=gain is not None,
-        WRITES=keep,
-        STYLED=style is not None,
-        RGB=colours is not None,
-        SKIP=below is not None,
-        INPUTS=inputs,
-        OUTPUTS=outputs,
-        ROWS=rows,
-        COLUMNS=columns,
-        num_warps=tiles.direct_warps,
-    )
-    return (made if keep else None), rgb
-
-
-def direct(inputs: int, outputs: int, side: int, dtype: torch.dtype) -> bool:
-    """Whether `convolve` takes such a map: of few channels, and as wide as its blocks at least."""
-    few = inputs in (16, 32, 64) and outputs in (16, 32, 64)
-    return few and dtype == torch.bfloat16 and side >= max(tiles.direct)
 
 
 def epilogue_backward(

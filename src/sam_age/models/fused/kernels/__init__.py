@@ -15,7 +15,6 @@ Layouts that stand for a map of (2H, 2W) pixels: plain (2H, 2W, C), and "phases"
 block beside one another, (row % 2) * 2 + column % 2 first. FIR taps g are those of one axis, flipped: a correlation.
 """
 
-from sam_age.models.fused.kernels.convolving import convolve
 from sam_age.models.fused.kernels.filtering import fir_epilogue, fir_epilogue_backward
 from sam_age.models.fused.kernels.learning import (
     activate,
@@ -32,7 +31,6 @@ __all__ = [
     "activate",
     "activate_backward",
     "add_parts",
-    "convolve",
     "epilogue",
     "epilogue_backward",
     "fir_epilogue",
