@@ -93,8 +93,8 @@ def roofline(results: list[Result]) -> plt.Figure:
         lost = [row["ms"] / MILLI - max(row["GFLOP"] * GIGA / peak, row["MB"] * MEGA / memory) for row in rows]
         for place in np.argsort(lost)[::-1][:NAMED]:
             sides = rows[place]["layer"].split()[-1].replace("->", " to ")
-            at = (intensity[place], reached[place])
-            axes.annotate(sides, at, (4, -9), textcoords="offset points", fontsize=7, color=colour)
+            at, beside = (intensity[place], reached[place]), (4, 3 if way == "forward" else -9)
+            axes.annotate(sides, at, beside, textcoords="offset points", fontsize=7, color=colour)
         total = sum(row["GFLOP"] for row in rows) * GIGA
         whole = (total / sum(row["MB"] * MEGA for row in rows), total / sum(row["ms"] / MILLI for row in rows) / TERA)
         axes.scatter(*whole, color=colour, s=110, marker="*", label=f"all of them, {way}", zorder=4)

@@ -81,9 +81,9 @@ class AgingPipeline(EditingMethods):
         batch_size: faces times ages in one pass; None: what `pictures_at_once` says, which is 1 on a CPU.
         age_net: reads ages off faces, for `read_age`: a network, a path or name of its weights, or None.
         graphed: on CUDA, what is asked for a fourth time in the same shape is recorded as a CUDA graph and replayed
-            from then on (`Graphed`): faster for few faces at a time, and each shape keeps its memory.
+            from then on (`Graphed`), an encoder's towers side by side.
         compiled: on CUDA, the encoders by torch.compile, once for each size of batch: for many faces, as that takes
-            half a minute.
+            a minute or two.
 
     sam = AgingPipeline.from_pretrained("sam_ffhq_aging.pt")
     young, old = sam("photo.jpg", ages=[5, 80])[0].images
