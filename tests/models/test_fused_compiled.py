@@ -1,4 +1,4 @@
-"""What Triton's compiler makes of the fused kernels, which takes no GPU."""
+"""What Triton's compiler makes of the fused kernels and of Ranger's, which takes no GPU."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sam_age.models.fused import kernels
 from sam_age.models.fused.launch import tiles
+from sam_age.optim.one_pass import BLOCK, _update
 
 def binary(kernel, sixteens=True, **constants):
     maps = {"convolved", "made", "of_made", "of_convolved", "spread", "of_spread"}
-    maps |= {"x", "weight"}
-    numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs", "rows"}
+    maps |= {"gradient"}
+    numbers = {"bits", "channels", "step", "noise_step", "side", "chunk", "programs", "rows", "length"}
+    factors = {"g0", "g1", "g2", "g3", "kept", "rate", "to_gradient", "to_square", "eps", "alpha"}
     names, types, facts = kernel.arg_names, {}, {}
     for i, name in enumerate(names):
         if name in constants: types[name] = "constexpr"
         elif name in numbers: types[name] = "i32"
-        elif re.fullmatch("g[0-3]", name): types[name] = "fp32"
+        elif name in factors: types[name] = "fp32"
         else: types[name] = "*bf16" if name in maps else "*fp32"
-        if types[name][0] == "*" or name == "step" or (name == "channels" and sixteens):
+        if types[name][0] == "*" or name in ("step", "length") or (name == "channels" and sixteens):
             facts[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, types, {(names.index(k),): v for k, v in constants.items()}, facts)
     return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
@@ -50,6 +52,7 @@ for text in (
     *both_ways(32),
     # 24 channels, as at the 256 pixels of model=stylegan2_256_small: three blocks of eight
     *both_ways(8, sixteens=False),
+    binary(_update, ADAPTS=True, MEETS=True, CENTRED=True, BLOCK=BLOCK),
 ):
     assert not re.search(r"(ld|st)\\.global\\.b16", text), "maps are not read in 16 bytes"
     assert re.search(r"st\\.global\\.v4\\.b32", text)
