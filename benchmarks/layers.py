@@ -50,7 +50,7 @@ class OneLayer:
         self.layer = prepared.convolutions[index]
         self.doubles = hasattr(self.layer, "kernel")
         self.side = 2 ** ((index + 5) // 2)
-        self.forms = self.layer.forms(self.side)
+        self.forms = self.layer.forms()
         self.count, self.item = count, prepared.dtype.itemsize
         given = {"device": device, "dtype": prepared.dtype}
         below = self.side // 2 if self.doubles else self.side

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--graphed", action="store_true", help="module.graphed: the step as a CUDA graph")
     parser.add_argument("--cast-once", action="store_true", help="module.cast_once: weights cast once a step")
     parser.add_argument("--side-by-side", type=int, default=1, metavar="STREAMS", help="module.side_by_side")
-    parser.add_argument("--recomputed", action="store_true", help="module.recomputed: the age encoder's units")
+    parser.add_argument("--recomputed", action="store_true", help="module.recomputed: memory for time")
     parser.add_argument(
         "--cached", action="store_true", help="codes, ages and embeddings of the faces are known, as by data.cache"
     )

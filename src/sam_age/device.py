@@ -79,29 +79,19 @@ VARIANTS = 64
 """Of one function, at least so many are compiled before PyTorch goes on without."""
 
 
-KEPT = 0.7
-"""Of what a compiled network would keep for the way back, the share above which it keeps less, where that is asked for.
-It is met by computing batch norms, activations and their like again, and no convolution."""
-
-
-def compile_options(*, recomputed: bool = False) -> dict[str, Any]:
+def compile_options() -> dict[str, Any]:
     """Arguments of `torch.compile` for networks whose shapes are few and fixed, as in a run of training.
 
     Each shape is compiled for itself: left to guess, PyTorch takes the second one that it meets for the first of many,
     and compiles slower code for all of them. More variants of one function are kept than usually: towers have three
     lengths, in two encoders, and a second size of batch would be one too many. An analysis of how kernels read memory
     is left out, which for the judges ends in an assertion in torch 2.11.
-
-    Args:
-        recomputed: keep less for the way back (`KEPT`); for all that is compiled from here on.
     """
     import torch._dynamo.config as dynamo
-    import torch._functorch.config as functorch
     import torch._inductor.config as inductor
 
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"  # before torch 2.6
     setattr(dynamo, limit, max(VARIANTS, getattr(dynamo, limit)))
-    functorch.activation_memory_budget = KEPT if recomputed else 1.0
     analysis = "triton.coalesce_tiling_analysis"
     known = hasattr(inductor.triton, "coalesce_tiling_analysis")  # not before torch 2.8
     return {"dynamic": False, "options": {analysis: False} if known else None}

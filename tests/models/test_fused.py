@@ -133,13 +133,19 @@ def test_bfloat16_is_as_near_to_the_truth_as_plain_bfloat16() -> None:
 
 @in_the_interpreter
 @pytest.mark.usefixtures("small_programs", "poisoned")
-def test_convolutions_of_pairs_of_pixels_are_those_of_pixels() -> None:
+def test_convolutions_of_pairs_of_pixels_are_those_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sam_age.models.fused import convolutions
+
     generator = made_up(16, channel_multiplier=1)  # 16 channels throughout
     w_plus, maps = inputs(generator, 2)
     want = in_float64(generator, w_plus, maps)
     generator.fused, generator.form = True, "paired"
+    paired: Counter[tuple[int, ...]] = Counter()
+    in_pairs = convolutions.in_pairs
+    monkeypatch.setattr(convolutions, "in_pairs", lambda x: (paired.update([tuple(x.shape[2:])]), in_pairs(x))[1])
     for got, truth in zip(all_of(generator, w_plus, maps), want, strict=True):
         assert distance(got, truth) < 3e-6
+    assert paired == {(4, 4): 2, (8, 8): 2, (16, 16): 2}  # forward and back
 
 
 @in_the_interpreter

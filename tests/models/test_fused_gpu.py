@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sam_age.models.fused import convolutions
 from sam_age.models.stylegan2 import Generator
 
 pytest.importorskip("triton")
@@ -47,8 +48,11 @@ def on_the_gpu(generator: Generator, w_plus: torch.Tensor, dtype: torch.dtype) -
 @pytest.mark.parametrize("form", ["auto", "transposed", "subpixel", "folded", "paired"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_full_size_pictures_and_gradients_are_those_of_the_plain_path(
-    full_size: Generator, dtype: torch.dtype, form: str
+    full_size: Generator, dtype: torch.dtype, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    paired: list[int] = []
+    in_pairs = convolutions.in_pairs
+    monkeypatch.setattr(convolutions, "in_pairs", lambda x: (paired.append(x.shape[3]), in_pairs(x))[1])
     w_plus = torch.randn(3, full_size.n_latent, 512, device="cuda")
     full_size.fused = False
     want = on_the_gpu(full_size, w_plus, torch.float32)
@@ -57,6 +61,7 @@ def test_full_size_pictures_and_gradients_are_those_of_the_plain_path(
     got = on_the_gpu(full_size, w_plus, dtype)
     for tolerance, fast, slow, truth in zip(TOLERANCE[dtype], got, plain, want, strict=True):
         assert distance(fast, truth) < max(tolerance, 1.5 * distance(slow, truth))
+    assert form == "auto" or paired == [1024, 1024] * (form == "paired")
 
 
 @pytest.mark.gpu

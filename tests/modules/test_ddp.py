@@ -12,6 +12,7 @@ from torch import nn
 from sam_age.modules.frozen import CastForAStep
 from sam_age.modules.ranks import average_over_ranks, average_what_a_step_left
 from tests.modules import ddp_run
+from tests.modules.test_frozen import needs_half_gradients
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = ["aging.dynamic", "inversion.dynamic", "judges"]
@@ -139,15 +140,18 @@ def test_an_average_over_ranks_is_one_whatever_the_layouts(other_rank: list[torc
     assert other_rank[0][:48].equal(kept[0].permute(0, 2, 3, 1).flatten())  # sent as it lies in memory
 
 
-def test_gradients_made_in_half_precision_are_exchanged_in_it(other_rank: list[torch.Tensor]) -> None:
+@pytest.mark.parametrize("halves", [False, pytest.param(True, marks=needs_half_gradients)])
+def test_gradients_made_in_half_precision_are_exchanged_in_it(other_rank: list[torch.Tensor], halves: bool) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
-    cast = CastForAStep(network, torch.bfloat16)
+    cast = CastForAStep(network, torch.bfloat16, halves=halves)
     with cast.in_use(), torch.autocast("cpu", torch.bfloat16):
         network(torch.randn(2, 3, 8, 8)).float().square().sum().backward()
     kept = [parameter.grad.clone() for parameter in network.parameters()]
     average_what_a_step_left(network, cast)
     assert [tensor.dtype for tensor in other_rank] == [torch.bfloat16, torch.float32]
-    assert other_rank[0].float().equal(torch.cat([grad.flatten() for grad in kept[:2]]))  # nothing is lost on the way
+    sent = torch.cat([gradient.float().flatten() for gradient in kept[:2]])
+    assert other_rank[0].float().equal(sent)  # nothing is lost on the way
     for parameter, before in zip(network.parameters(), kept, strict=True):
-        assert parameter.grad.dtype == torch.float32
-        torch.testing.assert_close(parameter.grad, 1.5 * before, rtol=2**-7, atol=0)
+        assert parameter.grad.dtype == before.dtype
+        torch.testing.assert_close(parameter.grad.float(), 1.5 * before.float(), rtol=2**-7, atol=0)
+    assert kept[0].dtype == (torch.bfloat16 if halves else torch.float32)

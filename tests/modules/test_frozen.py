@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
-from sam_age.device import compile_options
 from sam_age.errors import InputError
 from sam_age.models.encoder import GradualStyleEncoder
-from sam_age.modules.compiling import parts_to_compile
+from sam_age.modules.compiling import compile_encoder, parts_to_compile
 from sam_age.modules.frozen import CastForAStep, CastOnce
-from sam_age.modules.recompute import recompute
+from sam_age.modules.recompute import recompute, recompute_what_is_compiled
 from tests.modules.test_aging import fit, tiny_module
 
-HALVES = hasattr(torch.Tensor, "grad_dtype")
+needs_half_gradients = pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="PyTorch before 2.10")
 
 
 def small_encoder() -> GradualStyleEncoder:
@@ -46,9 +47,7 @@ def test_weights_cast_once_are_autocasts_to_the_bit_and_leave_no_trace() -> None
     assert all(torch.equal(kept[name], after[name]) and kept[name].dtype == after[name].dtype for name in kept)
 
 
-@pytest.mark.parametrize(
-    "halves", [False, pytest.param(True, marks=pytest.mark.skipif(not HALVES, reason="PyTorch before 2.10"))]
-)
+@pytest.mark.parametrize("halves", [False, pytest.param(True, marks=needs_half_gradients)])
 def test_weights_that_learn_cast_for_a_step_leave_autocasts_gradients(halves: bool) -> None:
     """Of one pass to the bit, also where gradients lay already; of two their sum, rounded to the copies' type."""
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4), nn.Linear(4, 4))
@@ -152,16 +151,39 @@ def test_a_compiled_encoder_keeps_less_where_it_is_told_to() -> None:
         encoder = copy.deepcopy(plain)
         if recomputed is not None:
             torch.compiler.reset()
-            compile_options(recomputed=recomputed)
             encoder.tower_maps = torch.compile(encoder.tower_maps, backend="aot_eager_decomp_partition", dynamic=False)
         sizes: list[int] = []
         pack = lambda t, sizes=sizes: (sizes.append(t.numel() * (t.ndim == 4)), t)[1]  # noqa: E731
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with (
+            recompute_what_is_compiled() if recomputed else contextlib.nullcontext(),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        ):
             y = encoder.tower_maps(x)
         sum(part.square().sum() for part in y).backward()
         kept.append(sum(sizes))
         gradients.append([p.grad for p in encoder.input_layer.parameters()] + [*encoder.body.buffers()])
-    compile_options()
     torch.testing.assert_close(gradients[1], gradients[0])
     torch.testing.assert_close(gradients[2], gradients[0])  # running statistics, which moved once, among them
     assert kept[2] < 0.8 * kept[1]
+
+
+def test_a_copy_of_a_compiled_encoder_computes_with_its_own_weights() -> None:
+    encoder = small_encoder().eval()
+    compile_encoder(encoder, backend="eager")
+    copied = copy.deepcopy(encoder)
+    for parameter in copied.parameters():
+        nn.init.zeros_(parameter)
+    assert not copied(torch.randn(1, 3, 32, 32)).any()
+    pickle.dumps(encoder)
+
+
+@needs_half_gradients
+def test_gradients_in_half_precision_of_a_run_that_was_broken_off_are_dropped() -> None:
+    module = tiny_module()
+    module.learning = CastForAStep(module.sam.encoder, torch.bfloat16, halves=True)
+    with module.learning.in_use(), torch.autocast("cpu", torch.bfloat16):
+        module.sam.encoder(torch.randn(2, 4, 256, 256)).sum().backward()
+    assert module.learning.weights[0].grad.dtype == torch.bfloat16
+    fit(module, torch.rand(2, 3, 256, 256), steps=1)
+    assert module.learning is None
+    assert all(p.grad.dtype == p.grad_dtype == torch.float32 for p in module.sam.encoder.parameters())

@@ -11,6 +11,7 @@ from torch import nn
 
 from sam_age.errors import InputError
 from sam_age.optim.ranger import Ranger, laid_out_as
+from tests.modules.test_frozen import needs_half_gradients
 
 SETTINGS = {"lr": 1e-2, "betas": (0.95, 0.999), "eps": 1e-5, "weight_decay": 0.1}
 
@@ -21,11 +22,15 @@ def weights(dtype: torch.dtype = torch.float64, layout: torch.memory_format = to
     return [nn.Parameter(x) for x in (*made, torch.randn(4, dtype=dtype), torch.randn(6, 8, 1, 1, dtype=dtype))]
 
 
-def run(optimizer: torch.optim.Optimizer, parameters: list, steps: range) -> None:
+def run(optimizer: torch.optim.Optimizer, parameters: list, steps: range, *, rounded: bool = False) -> None:
+    """Gradients laid out as their parameters are; rounded: what bfloat16 holds, whatever type they come in."""
     for step in steps:
         torch.manual_seed(step)
         for parameter in parameters:
-            parameter.grad = (torch.randn(parameter.shape) + 1).to(parameter)
+            gradient = torch.randn(parameter.shape) + 1
+            halves = getattr(parameter, "grad_dtype", parameter.dtype) == torch.bfloat16
+            made = gradient.bfloat16() if halves or rounded else gradient
+            parameter.grad = torch.empty_like(parameter, dtype=torch.bfloat16 if halves else None).copy_(made)
         optimizer.step()
 
 
@@ -114,10 +119,16 @@ def test_what_no_gradient_reached_stays() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_on_a_gpu_it_goes_where_float64_goes(layout: torch.memory_format) -> None:
+@pytest.mark.parametrize("halves", [False, pytest.param(True, marks=needs_half_gradients)])
+def test_on_a_gpu_it_goes_where_float64_goes(layout: torch.memory_format, halves: bool) -> None:
     there = [nn.Parameter(p.detach().float().cuda()) for p in weights(layout=layout)]
     here = weights()
-    run(Ranger(there, **SETTINGS), there, range(25))
-    run(Ranger(here, **SETTINGS), here, range(25))
+    optimizer = Ranger(there, **SETTINGS)
+    if halves:
+        assert optimizer.takes_half_gradients
+        for parameter in there:
+            parameter.grad_dtype = torch.bfloat16
+    run(optimizer, there, range(25), rounded=halves)
+    run(Ranger(here, **SETTINGS), here, range(25), rounded=halves)
     for mine, other in zip(there, here, strict=True):
         torch.testing.assert_close(mine.double().cpu(), other, rtol=1e-4, atol=1e-5)

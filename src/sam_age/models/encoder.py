@@ -163,6 +163,13 @@ class GradualStyleEncoder(nn.Module):
             MapToStyle(widths[3], tower_width, style_dim, image_size // self._reduction(i)) for i in range(n_styles)
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies are as written, as PyTorch has it of `Module.compile`: what torch.compile made of `tower_maps` would
+        go on computing with this one's weights."""
+        state = super().__getstate__()
+        state.pop("tower_maps", None)
+        return state
+
     @staticmethod
     def _reduction(style: int) -> int:
         if style < COARSE_STYLES:

@@ -31,7 +31,7 @@ from sam_age.models.sam import SAM, face_pool
 from sam_age.models.side_by_side import begin, streams
 from sam_age.modules.compiling import as_written, compile_encoder, parts_to_compile
 from sam_age.modules.frozen import CastForAStep, CastOnce
-from sam_age.modules.recompute import recompute
+from sam_age.modules.recompute import recompute, recompute_what_is_compiled
 from sam_age.modules.stage import OptimizerFactory, Stage, move_average, weights_to_train
 from sam_age.modules.stage import mix_seed as _mix
 
@@ -65,8 +65,8 @@ class AgingModule(Stage):
             call; see `CastOnce` and `CastForAStep`.
         side_by_side: where `graphed`, so many at a time of the encoders' towers, of the judges, and of the two
             encoders, see `models.side_by_side`; 1: one after the other.
-        recomputed: keep less for the way back: the age encoder's residual units their inputs alone, see `recompute`; of
-            what is compiled the convolutions' results.
+        recomputed: keep less for the way back, and compute it again: of the age encoder's residual units their inputs
+            alone, see `recompute`; of what is compiled the convolutions' results.
         age_judge, identity_judge: networks that are not in the loss, for validation alone.
         mean_codes: the mean code of each age, for the losses' term `code`; None, where that counts: fitted as the run
             starts, to the training faces whose age is known. With true portraits to go by (`data.truths`) their own
@@ -117,6 +117,7 @@ class AgingModule(Stage):
             raise InputError(f"module.side_by_side is how many parts run at a time, 1 or more, not {side_by_side}.")
         self.frozen: CastOnce | None = None
         self.learning: CastForAStep | None = None
+        self.while_training = contextlib.ExitStack()
         self.side_streams: list[torch.cuda.Stream] = []
         self.make = sam.decoder.synthesize
         self.gradients = self.step_gradients
@@ -296,9 +297,11 @@ class AgingModule(Stage):
                 "module.compiled=[%s]: nothing is compiled; it takes a GPU and Triton.", ", ".join(self.compiled)
             )
             self.compiled = ()
+        if self.recomputed and self.compiled:
+            self.while_training.enter_context(recompute_what_is_compiled())
         if self.recomputed and "encoders" not in self.compiled:
             recompute(sam.encoder.body)
-        options = compile_options(recomputed=self.recomputed) if self.compiled else {}
+        options = compile_options() if self.compiled else {}
         if "generator" in self.compiled:
             self.make = torch.compile(self.make, **options)
         if "encoders" in self.compiled:
@@ -340,6 +343,9 @@ class AgingModule(Stage):
         return fitted.to(self.device).requires_grad_(False)
 
     def on_train_start(self) -> None:
+        if self.learning is not None:  # of a run that was broken off
+            self.learning.end()
+        self.frozen = self.learning = None
         dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision)
         if self.cast_once and dtype is not None and self.device.type == "cuda":
             losses = self.losses
@@ -358,8 +364,10 @@ class AgingModule(Stage):
         self.train()  # Lightning leaves each module in the mode it finds it in, and `load` gives eval mode
 
     def on_train_end(self) -> None:
+        self.while_training.close()
         if self.learning is not None:
             self.learning.end()
+        self.frozen = self.learning = None
 
     # ---- validation --------------------------------------------------------------------------------
 

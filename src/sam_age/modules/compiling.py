@@ -18,7 +18,7 @@ COMPILED = ("generator", "encoders", "judges")
 
 def compile_encoder(encoder: GradualStyleEncoder, **options: Any) -> None:
     """torch.compile for an encoder, in place: what comes before its towers as one, and each tower by itself, so that
-    they can run side by side. A copy made of it from here on would compute with this one's weights.
+    they can run side by side.
 
     options: `compile_options`.
     """

@@ -117,13 +117,13 @@ class CastForAStep:
             first |= room
         self.left |= first
 
-    def _put(self, tensors: list[nn.Parameter]) -> None:
-        for (layer, name), tensor in zip(self.places, tensors, strict=True):
-            layer._parameters[name] = tensor
-
     def end(self) -> None:
-        """Weights take float32 gradients again, and have none."""
+        """Weights take float32 gradients again; those that they have in half precision are dropped."""
         for weight in self.weights:
             if getattr(weight, "grad_dtype", weight.dtype) != weight.dtype:
                 weight.grad = None
                 weight.grad_dtype = weight.dtype
+
+    def _put(self, tensors: list[nn.Parameter]) -> None:
+        for (layer, name), tensor in zip(self.places, tensors, strict=True):
+            layer._parameters[name] = tensor

@@ -11,6 +11,19 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+KEPT = 0.7
+"""Of what a compiled network would keep for the way back, the share above which it keeps less. It is met by computing
+batch norms, activations and their like again, and no convolution."""
+
+
+@contextlib.contextmanager
+def recompute_what_is_compiled() -> Iterator[None]:
+    """What torch.compile makes inside, when a network is called for the first time, keeps less for the way back."""
+    import torch._functorch.config as functorch
+
+    with functorch.patch(activation_memory_budget=KEPT):
+        yield
+
 
 def recompute(units: Iterable[nn.Module]) -> None:
     """Let each unit keep its input alone, and run again when its gradients are asked for.

@@ -88,23 +88,23 @@ def update(
         centred: subtract from each output's gradient its mean.
         alpha: of the meeting of slow and fast weights; None: they do not meet at this step.
     """
-    rows = weight.shape[0] if weight.ndim > 1 else 1
+    rows = weight.shape[0]
     length = weight.numel() // rows
     block = min(BLOCK, triton.next_power_of_2(length))
     with torch.cuda.device(weight.device) if weight.is_cuda else contextlib.nullcontext():
         _update[(rows,)](
             weight, gradient, mean, square, slow, length,
             kept, rate, 1 - betas[0], 1 - betas[1], eps, 0.0 if alpha is None else alpha,
-            ADAPTS=adapts, MEETS=alpha is not None, CENTRED=centred and weight.ndim > 1,
+            ADAPTS=adapts, MEETS=alpha is not None, CENTRED=centred,
             BLOCK=block, num_warps=max(1, min(8, block // NUMBERS_A_WARP)),
         )  # fmt: skip
     torch.autograd.graph.increment_version(weight)  # who keeps something made of it would not see this change
 
 
 def serves(weight: Tensor, gradient: Tensor, *states: Tensor) -> bool:
-    """Whether each output's numbers lie together, in whatever order, without gaps, in all of the tensors alike; and are
-    float32, or of the gradient half as long."""
-    if weight.numel() == 0 or any(x.dtype != torch.float32 for x in (weight, *states)):
+    """Whether there are outputs and inputs, each output's numbers lie together, in whatever order, without gaps, in all
+    of the tensors alike; and are float32, or of the gradient half as long."""
+    if weight.ndim < 2 or weight.numel() == 0 or any(x.dtype != torch.float32 for x in (weight, *states)):
         return False
     if gradient.dtype not in (torch.float32, torch.bfloat16):
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,16 @@ from sam_age.models.fused import interpreted, trouble
 Tensors = list[Tensor]
 ADAM_LONG_AGO = 1e9
 """A step number at which Adam's corrections of its means' bias are exactly 1: RAdam has a factor of its own."""
+
+
+class _Row(NamedTuple):
+    """What a step needs of one parameter: see `one_pass.update`."""
+
+    weight: Tensor
+    gradient: Tensor
+    mean: Tensor  # m
+    square: Tensor  # v
+    slow: Tensor
 
 
 class Ranger(Optimizer):
@@ -113,22 +123,22 @@ class Ranger(Optimizer):
         if rows:
             self._in_several(group, rate, kept, rectified is not None, rows, fused=fused)
 
-    def _row(self, parameter: Tensor) -> tuple[Tensor, ...]:
-        """Weights, gradient, m, v, slow weights."""
+    def _row(self, parameter: Tensor) -> _Row:
         state = self._state(parameter)
         gradient = laid_out_as(parameter, parameter.grad)
-        return parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["slow_buffer"]
+        return _Row(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["slow_buffer"])
 
     def _in_one_pass(
-        self, group: dict[str, Any], rate: float, kept: float, adapts: bool, rows: Sequence[tuple[Tensor, ...]]
-    ) -> list[tuple[Tensor, ...]]:
-        """Returns what is left: small tensors, which PyTorch takes together, and what the kernel does not serve."""
+        self, group: dict[str, Any], rate: float, kept: float, adapts: bool, rows: Sequence[_Row]
+    ) -> list[_Row]:
+        """What each of them is written with; returns those left, which the kernel does not serve: small ones, above
+        all, which PyTorch takes together."""
         from sam_age.optim import one_pass  # brings Triton
 
         meets = group["step"] % group["k"] == 0
         left = []
         for row in rows:
-            if row[0].ndim < 2 or not one_pass.serves(*row):
+            if not one_pass.serves(*row):
                 left.append(row)
                 continue
             one_pass.update(
@@ -138,28 +148,28 @@ class Ranger(Optimizer):
         return left
 
     def _in_several(
-        self, group: dict[str, Any], rate: float, kept: float, adapts: bool, rows: Sequence[tuple[Tensor, ...]],
-        *, fused: bool,
-    ) -> None:  # fmt: skip
-        parameters, gradients, *_, slow = map(list, zip(*rows, strict=True))
-        gradients = _in_the_type_of(parameters, gradients)
+        self, group: dict[str, Any], rate: float, kept: float, adapts: bool, rows: Sequence[_Row], *, fused: bool
+    ) -> None:
+        """The step's parts one after the other, each for all of them."""
+        rows = _in_the_weights_type(rows)
+        weights = [row.weight for row in rows]
         if group["use_gc"]:
-            for gradient in gradients:
-                if gradient.ndim > 1:
-                    centralise(gradient)
+            for row in rows:
+                if row.weight.ndim > 1:
+                    centralise(row.gradient)
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, kept)
-        moved = [(row[0], gradient, *row[2:4]) for row, gradient in zip(rows, gradients, strict=True)]
+            torch._foreach_mul_(weights, kept)
         # the kernel walks through memory, and so asks for the same layout of all four
-        together = [fused and adapts and len({x.stride() for x in row}) == 1 for row in moved]
+        together = [fused and adapts and len({x.stride() for x in row[:4]}) == 1 for row in rows]
         work = self._foreach if adapts else self._foreach_first
         for chosen, do in ((True, self._fused), (False, work)):
-            part = [row for row, one in zip(moved, together, strict=True) if one == chosen]
+            part = [row[:4] for row, one in zip(rows, together, strict=True) if one == chosen]
             if part:
                 do(group, rate, *map(list, zip(*part, strict=True)))
         if group["step"] % group["k"] == 0:
-            torch._foreach_lerp_(slow, parameters, group["alpha"])
-            torch._foreach_copy_(parameters, slow)
+            slow = [row.slow for row in rows]
+            torch._foreach_lerp_(slow, weights, group["alpha"])
+            torch._foreach_copy_(weights, slow)
 
     def _fused(self, group: dict[str, Any], rate: float, weights: Tensors, gradients: Tensors,
                means: Tensors, squares: Tensors) -> None:  # fmt: skip
@@ -219,16 +229,13 @@ def centralise(gradient: Tensor) -> None:
     gradient.sub_(gradient.mean(tuple(range(1, gradient.ndim)), keepdim=True))
 
 
-def _in_the_type_of(parameters: Tensors, gradients: Tensors) -> Tensors:
-    """The gradients, those of another type copied."""
-    others = [n for n, (p, g) in enumerate(zip(parameters, gradients, strict=True)) if p.dtype != g.dtype]
-    if not others:
-        return gradients
-    made = list(gradients)
-    for n in others:
-        made[n] = torch.empty_like(parameters[n])
-    torch._foreach_copy_([made[n] for n in others], [gradients[n] for n in others])
-    return made
+def _in_the_weights_type(rows: Sequence[_Row]) -> list[_Row]:
+    """Gradients of another type copied."""
+    others = [row for row in rows if row.gradient.dtype != row.weight.dtype]
+    copies = {id(row): torch.empty_like(row.weight) for row in others}
+    if others:
+        torch._foreach_copy_([copies[id(row)] for row in others], [row.gradient for row in others])
+    return [row._replace(gradient=copies.get(id(row), row.gradient)) for row in rows]
 
 
 def _runs_one_pass(device: torch.device) -> bool:

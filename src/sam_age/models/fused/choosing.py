@@ -36,7 +36,7 @@ def choose(
     Raises:
         RuntimeError: they were measured, and every form failed; `torch.OutOfMemoryError` if one did for that.
     """
-    forms = layer.forms(side)
+    forms = layer.forms()
     if wanted != "auto" or len(forms) == 1:
         return wanted if wanted in forms else layer.unmeasured[back]
     sizes = (1 << (x.shape[0] - 1).bit_length(), layer.inputs, layer.layer.channels, side)

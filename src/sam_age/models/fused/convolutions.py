@@ -56,7 +56,7 @@ class Convolution:
         self.plain = weight
         self.weights: dict[tuple[str, bool], Tensor] = {}
 
-    def forms(self, side: int) -> tuple[str, ...]:
+    def forms(self) -> tuple[str, ...]:
         return KEEPING if max(self.inputs, self.layer.channels) <= PAIRED else KEEPING[:1]
 
     def weight(self, form: str, *, back: bool) -> Tensor:
@@ -145,7 +145,7 @@ class UpConvolution:
 
         return _kept(self.weights, (form, back), make)
 
-    def forms(self, side: int) -> tuple[str, ...]:
+    def forms(self) -> tuple[str, ...]:
         return DOUBLING
 
     def forward(self, form: str, x: Tensor, gain: Tensor, noise: Tensor, style: Tensor) -> Tensor:
