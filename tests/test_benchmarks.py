@@ -219,7 +219,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["step", "inference"])
-def test_a_checkout_of_the_authors_is_timed_with_files_it_can_read(checkout, what):
+def test_a_reference_checkout_is_timed_with_files_it_can_read(checkout, what):
     options = ["--batch", "2", "--ages", "3", "--repeats", "2", "--warmup", "1", "--size", "tiny", "--device", "cpu"]
     found = json.loads(run(["-m", "benchmarks.reference", str(checkout), what, *options]).stdout)
     # each pass of this one takes 10 ms: a step has one, inference one for each of the three ages
@@ -232,7 +232,7 @@ def test_a_checkout_of_the_authors_is_timed_with_files_it_can_read(checkout, wha
 
 
 @pytest.mark.slow
-def test_the_authors_step_is_timed_on_the_same_machine_and_stands_beside_ours(checkout):
+def test_the_reference_step_is_timed_on_the_same_machine_and_stands_beside_ours(checkout):
     done = run(["-W", "ignore", "-m", "benchmarks.training_step", *STEP, "--no-peaks", "--reference", str(checkout)])
     result = json.loads(done.stdout)
     assert result["reference"]["step_seconds"]["count"] == 2  # as many as ours
