@@ -35,11 +35,11 @@ demo: $(VENV)/ready ## age, score and train on what comes with the package: no d
 test test-slow: export OMP_NUM_THREADS := 1
 test test-slow: PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: $(VENV)/ready ## the tests: CPU, no network, minutes
-	$(PYTEST) -m "not slow and not gpu"
+test: $(VENV)/ready ## the tests: CPU, no network, minutes; AND=authors: and full-size ones with the authors' numbers
+	$(PYTEST) -m "not gpu and (not slow$(AND:%= or %))"
 
-test-slow: $(VENV)/ready ## the full-size tests and long runs, several GB of memory; K=authors: those with the authors' numbers
-	$(PYTEST) -m "slow and not gpu" $(if $(K),-k "$(K)")
+test-slow: $(VENV)/ready ## the full-size tests and long runs, several GB of memory
+	$(PYTEST) -m "slow and not gpu"
 
 lint: $(VENV)/ready ## ruff
 	$(BIN)/ruff check src tests benchmarks tools

@@ -25,6 +25,7 @@ def test_dex_has_the_tensors_of_the_official_file_in_its_order():
 
 
 @pytest.mark.slow
+@pytest.mark.authors
 def test_dex_matches_the_authors_ages_and_gradient():
     dex = fill_module(DEX()).eval().requires_grad_(False)
     faces = CASE.tensors()["x"].requires_grad_()

@@ -63,6 +63,7 @@ class AsTheAuthors(AgingModule):
 
 
 @pytest.mark.slow
+@pytest.mark.authors
 def test_one_step_matches_the_authors_losses_gradients_weights_and_statistics() -> None:
     case = Golden()["train_step"]
     sam = reference_sam()

@@ -242,6 +242,7 @@ def test_what_does_not_fit_is_one_line(three, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.authors
 def test_the_start_from_scratch_is_the_authors_loaders(tmp_path):
     torch.save(files.filled("model_ir_se50"), tmp_path / "trunk.pth")
     average = files.filled_latent_avg(512)

@@ -133,6 +133,7 @@ def test_torchvisions_alexnet_file_loads_into_lpips(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.authors
 def test_dex_loads_from_the_authors_file_with_dashes(tmp_path):
     state = {name.replace("_", "-"): value for name, value in files.filled("dex_age_classifier").items()}
     torch.save({"state_dict": state}, tmp_path / "x.pth")

@@ -112,6 +112,7 @@ def test_model_ir_se50_gives_the_authors_embeddings_with_or_without_batch_counte
 
 
 @pytest.mark.slow
+@pytest.mark.authors
 def test_dex_gives_the_authors_ages_under_either_spelling_of_its_names(tmp_path):
     state = files.filled("dex_age_classifier")
     case = GOLDEN["dex_age"]
@@ -122,6 +123,7 @@ def test_dex_gives_the_authors_ages_under_either_spelling_of_its_names(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.authors
 def test_the_authors_sam_file_gives_their_images_and_half_precision_stays_close(tmp_path):
     """The bound on half precision is ours: measured 0.0064 on images that reach 4.57."""
     path, half = tmp_path / "sam.pt", tmp_path / "sam.safetensors"
