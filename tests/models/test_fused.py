@@ -210,9 +210,11 @@ def test_gradients_of_gradients_are_refused_not_wrong() -> None:
 
 @outside
 def test_the_kernels_in_the_interpreter() -> None:
-    """What is marked above and in test_fused_learning.py, in a process where Triton interprets."""
+    """What is marked above, in test_fused_learning.py, and of Ranger, in a process where Triton interprets."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    files = [str(Path(__file__).with_name(name)) for name in ("test_fused.py", "test_fused_learning.py")]
+    here = Path(__file__).parent
+    names = ("models/test_fused.py", "models/test_fused_learning.py", "optim/test_one_pass.py")
+    files = [str(here.parent / name) for name in names]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", *files]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False)

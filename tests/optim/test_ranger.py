@@ -18,8 +18,9 @@ SETTINGS = {"lr": 1e-2, "betas": (0.95, 0.999), "eps": 1e-5, "weight_decay": 0.1
 
 def weights(dtype: torch.dtype = torch.float64, layout: torch.memory_format = torch.contiguous_format) -> list:
     torch.manual_seed(0)
-    made = [torch.randn(4, 3, 3, 3, dtype=dtype).contiguous(memory_format=layout), torch.randn(5, 7, dtype=dtype)]
-    return [nn.Parameter(x) for x in (*made, torch.randn(4, dtype=dtype), torch.randn(6, 8, 1, 1, dtype=dtype))]
+    shapes = ((4, 3, 3, 3), (5, 7), (4,), (6, 8, 1, 1), (3, 300, 3, 3))  # the last is longer than a kernel's block
+    made = [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
+    return [nn.Parameter(x.contiguous(memory_format=layout) if x.ndim == 4 else x) for x in made]
 
 
 def run(optimizer: torch.optim.Optimizer, parameters: list, steps: range, *, rounded: bool = False) -> None:

@@ -343,9 +343,7 @@ class AgingModule(Stage):
         return fitted.to(self.device).requires_grad_(False)
 
     def on_train_start(self) -> None:
-        if self.learning is not None:  # of a run that was broken off
-            self.learning.end()
-        self.frozen = self.learning = None
+        self.drop_copies()  # of a run that was broken off
         dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision)
         if self.cast_once and dtype is not None and self.device.type == "cuda":
             losses = self.losses
@@ -365,6 +363,10 @@ class AgingModule(Stage):
 
     def on_train_end(self) -> None:
         self.while_training.close()
+        self.drop_copies()
+
+    def drop_copies(self) -> None:
+        """What `cast_once` keeps is a run's own."""
         if self.learning is not None:
             self.learning.end()
         self.frozen = self.learning = None
