@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
 from sam_age.data.kept import KEEP, KeptFaces, add_faces
 from sam_age.data.labels import Labelled
+from sam_age.data.processes import loader_processes
 from sam_age.data.sampler import Counting, InOrder, ShuffledStream
 from sam_age.data.source_cache import SourceCache
 from sam_age.data.sources import ImageSource, Subset, open_source
@@ -167,11 +168,9 @@ class FacesDataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=collate,
-            num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            # forked workers deadlock with CUDA and threads; spawned ones are the same on every system
-            multiprocessing_context="spawn" if self.num_workers else None,
+            **loader_processes(self.num_workers),
         )
 
     def _keep(self, dataset: FacesDataset) -> KeptFaces:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sam_age.data.dataset import FacesDataset
 from sam_age.data.draws import chances
+from sam_age.data.processes import loader_processes
 from sam_age.data.sampler import Key
 from sam_age.errors import InputError
 
@@ -109,10 +110,8 @@ def _decoded(dataset: FacesDataset) -> Iterator[tuple[Tensor, list[int], list[di
             for start in range(0, count, TOGETHER):
                 yield _join(list(pool.map(dataset.upright, range(start, min(start + TOGETHER, count)))))
         return
-    loader = DataLoader(
-        _Upright(dataset), batch_size=TOGETHER, num_workers=WORKERS, collate_fn=_join_or_error,
-        multiprocessing_context="spawn",  # forked workers deadlock with CUDA and threads
-    )  # fmt: skip
+    processes = loader_processes(WORKERS)
+    loader = DataLoader(_Upright(dataset), batch_size=TOGETHER, collate_fn=_join_or_error, **processes)
     for joined in loader:
         if isinstance(joined, InputError):
             raise joined

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
+from sam_age.data.processes import loader_processes
 from sam_age.editing.directions import ridge_direction
 from sam_age.errors import InputError
 from sam_age.models.age import AgeNet
@@ -172,10 +173,8 @@ def fit_on_faces(
     aged = [i for i in every if hasattr(source, "age") and not math.isnan(source.age(i))]
     chosen = some(aged, count)
     log.info("Fitting latent baselines to %d faces.", len(chosen))
-    loader = DataLoader(
-        Subset(dataset, chosen), batch_size=batch_size, num_workers=num_workers, collate_fn=collate,
-        multiprocessing_context="spawn" if num_workers else None,  # forked workers deadlock with CUDA and threads
-    )  # fmt: skip
+    faces, processes = Subset(dataset, chosen), loader_processes(num_workers)
+    loader = DataLoader(faces, batch_size=batch_size, collate_fn=collate, **processes)
     sam = sam.to(device)
     codes, ages = [torch.empty(0, *sam.latent_avg.shape, device=device)], [torch.empty(0)]
     with torch.inference_mode():
