@@ -43,6 +43,11 @@ def test_two_spawned_workers_give_the_batches_of_none():
     assert len({tuple(batch["index"].tolist()) for batch in alone}) > 1
 
 
+def test_a_worker_that_is_to_stop_at_a_damaged_picture_says_so_in_a_line():
+    with pytest.raises(InputError, match=r"^[^\n]*colour 2 is not an image[^\n]*data\.on_error=skip[^\n]*$"):
+        batches(module(num_workers=1, on_error="stop"), 3)
+
+
 def test_two_ranks_see_the_joined_batch():
     joined = batches(module(batch_size=6), 3)
     first, second = (batches(module(rank=rank, world=2), 3) for rank in (0, 1))

@@ -16,8 +16,7 @@ from sam_age.cli.app import hydra_app, need_bool
 from sam_age.errors import InputError
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
+    from sam_age.data.loader import Loader
     from sam_age.inference.inputs import Inputs
     from sam_age.inference.modes import Mode
     from sam_age.inference.record import Record
@@ -68,7 +67,7 @@ class Job:
 
         return shares(self.todo, self.ranks)[rank]
 
-    def loader(self, rank: int = 0) -> DataLoader:
+    def loader(self, rank: int = 0) -> Loader:
         """They in batches, read ahead."""
         from sam_age.inference.inputs import loader
 
@@ -102,10 +101,11 @@ def infer(cfg: DictConfig) -> None:
         return
     from tqdm import tqdm
 
+    batches = iter(job.loader())  # its processes start while the networks are loaded
     runner = job.runner(job.device)
     with tqdm(total=len(job.todo), desc="Ageing", unit="clip" if job.mode.takes == "path" else "picture",
               disable=None) as bar:  # fmt: skip
-        for batch in job.loader():
+        for batch in batches:
             runner.write(runner.make(batch))
             bar.update(len(batch))
     _finish(job, runner.failures)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
 from sam_age.data.kept import KEEP, KeptFaces, add_faces
 from sam_age.data.labels import Labelled
-from sam_age.data.processes import loader_processes
+from sam_age.data.loader import batches
 from sam_age.data.sampler import Counting, InOrder, ShuffledStream
 from sam_age.data.source_cache import SourceCache
 from sam_age.data.sources import ImageSource, Subset, open_source
@@ -163,14 +163,14 @@ class FacesDataModule(pl.LightningDataModule):
         if self.keep is not None and not getattr(dataset.source, "endless", False):
             kept = self._keep(dataset)  # its batches take no time, so no processes
             return DataLoader(kept, batch_size=batch_size, sampler=sampler, collate_fn=kept.collate)
-        return DataLoader(
+        return batches(
             dataset,
+            collate,
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=collate,
+            num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            **loader_processes(self.num_workers),
         )
 
     def _keep(self, dataset: FacesDataset) -> KeptFaces:

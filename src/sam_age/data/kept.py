@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sam_age.data.dataset import FacesDataset
 from sam_age.data.draws import chances
-from sam_age.data.processes import loader_processes
+from sam_age.data.loader import batches
 from sam_age.data.sampler import Key
 from sam_age.errors import InputError
 
@@ -110,17 +110,11 @@ def _decoded(dataset: FacesDataset) -> Iterator[tuple[Tensor, list[int], list[di
             for start in range(0, count, TOGETHER):
                 yield _join(list(pool.map(dataset.upright, range(start, min(start + TOGETHER, count)))))
         return
-    processes = loader_processes(WORKERS)
-    loader = DataLoader(_Upright(dataset), batch_size=TOGETHER, collate_fn=_join_or_error, **processes)
-    for joined in loader:
-        if isinstance(joined, InputError):
-            raise joined
-        yield joined
+    yield from batches(_Upright(dataset), _join, batch_size=TOGETHER, num_workers=WORKERS)
 
 
 class _Upright(Dataset[Any]):
-    """What `FacesDataset.upright` gives, or the error that it raises: on its way from a worker it would become one of
-    the loader's."""
+    """What `FacesDataset.upright` gives."""
 
     def __init__(self, dataset: FacesDataset) -> None:
         self.dataset = dataset
@@ -128,15 +122,8 @@ class _Upright(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any] | InputError:
-        try:
-            return self.dataset.upright(index)
-        except InputError as error:
-            return error
-
-
-def _join_or_error(samples: list[Any]) -> Any:
-    return next((sample for sample in samples if isinstance(sample, InputError)), None) or _join(samples)
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.dataset.upright(index)
 
 
 def _join(samples: list[dict[str, Any]]) -> tuple[Tensor, list[int], list[dict[str, Any]]]:

@@ -1,8 +1,7 @@
-"""Work shared out to processes, its results in order: by `in_order`, or by a DataLoader with `loader_processes`."""
+"""Work shared out to processes, its results in order."""
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 import signal
@@ -66,27 +65,6 @@ def _start(setup: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     setup(*arguments)
-
-
-def loader_processes(count: int) -> dict[str, Any]:
-    """What a DataLoader is to be told for so many processes; none, and it loads in its own.
-
-    They are spawned: forked ones deadlock with CUDA and threads, and differ between systems.
-    """
-    if count == 0:
-        return {"num_workers": 0}
-    return {"num_workers": count, "multiprocessing_context": "spawn", "worker_init_fn": _leave_at_once}
-
-
-def _leave_at_once(worker: int) -> None:
-    """A loader that stops early leaves each process a thread that is still sending batches.
-
-    Python until 3.13 ends such a thread where it next wants the interpreter, and inside torch's C++ that aborts the
-    process. The trainer then hears of a worker "killed by signal: Aborted", and a run that was finished ends as an
-    error. So the process leaves before Python takes itself apart: nobody waits for what it was sending, and whatever
-    is waited for has been sent by then (multiprocessing joins the thread unless the loader said that it is done).
-    """
-    atexit.register(os._exit, 0)
 
 
 def _end_with_parent() -> None:

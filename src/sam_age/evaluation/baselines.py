@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from sam_age.data.dataset import FacesDataset, collate, to_unit_range
-from sam_age.data.processes import loader_processes
+from sam_age.data.loader import batches
 from sam_age.editing.directions import ridge_direction
 from sam_age.errors import InputError
 from sam_age.models.age import AgeNet
@@ -173,8 +173,7 @@ def fit_on_faces(
     aged = [i for i in every if hasattr(source, "age") and not math.isnan(source.age(i))]
     chosen = some(aged, count)
     log.info("Fitting latent baselines to %d faces.", len(chosen))
-    faces, processes = Subset(dataset, chosen), loader_processes(num_workers)
-    loader = DataLoader(faces, batch_size=batch_size, collate_fn=collate, **processes)
+    loader = batches(Subset(dataset, chosen), collate, batch_size=batch_size, num_workers=num_workers)
     sam = sam.to(device)
     codes, ages = [torch.empty(0, *sam.latent_avg.shape, device=device)], [torch.empty(0)]
     with torch.inference_mode():

@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sam_age.data.images import IMAGE_SUFFIXES, read_image
+from sam_age.data.loader import Loader, batches
 from sam_age.data.sources import ImageSource, TarShards, ZipFaces, open_source
 from sam_age.errors import InputError
 
@@ -212,9 +213,9 @@ class Ahead(Dataset):
             return Loaded(index, None, str(error))
 
 
-def loader(inputs: Inputs, indices: Sequence[int], takes: str, pictures: int, workers: int) -> DataLoader:
+def loader(inputs: Inputs, indices: Sequence[int], takes: str, pictures: int, workers: int) -> Loader:
     """Batches, lists of `Loaded`, in order."""
-    return DataLoader(Ahead(inputs, indices, takes), batch_size=pictures, num_workers=workers, collate_fn=_as_it_is)
+    return batches(Ahead(inputs, indices, takes), _as_it_is, batch_size=pictures, num_workers=workers)
 
 
 def _as_it_is(batch: list[Any]) -> list[Any]:
