@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+import gc
+import weakref
 
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+
+from sam_age.data.datamodule import FacesDataModule
 from sam_age.errors import InputError
-from sam_age.modules.batch_size import MOST, STEPS, find_batch_size, largest, take_turns
+from sam_age.modules.batch_size import MOST, STEPS, _trial, find_batch_size, largest, take_turns
 from sam_age.modules.graphed import WARM_UP
 from tests.cli.test_train import config
+from tests.data.faces import Colours
 from tests.modules.test_aging import fit, tiny_module
 from tests.modules.test_inversion import tiny_inversion
 
@@ -36,8 +43,6 @@ def test_what_cannot_fit_is_said() -> None:
 
 
 def test_it_is_for_a_gpu() -> None:
-    from omegaconf import OmegaConf
-
     with pytest.raises(InputError, match=r"data\.batch_size=auto measures a GPU's memory"):
         find_batch_size(OmegaConf.create(config("+experiment=smoke", "trainer.accelerator=cpu")))
 
@@ -50,6 +55,26 @@ def test_both_kinds_of_step_come_often_enough_to_be_recorded() -> None:
     module.gradients = lambda *args, known, aging: (kinds.append(aging), step(*args, known=known, aging=aging))[1]
     fit(module, torch.zeros(STEPS, 3, 256, 256), steps=STEPS, batch=1)
     assert min(kinds.count(True), kinds.count(False)) > WARM_UP + 1
+
+
+def test_a_trials_networks_are_gone_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they hold on the GPU, recordings and all, would count as memory of the next batch."""
+    trainer, built = pl.Trainer, []
+
+    def build(node: None) -> pl.LightningModule:
+        module = tiny_module(seed=1)
+        built.append(weakref.ref(module))
+        return module
+
+    monkeypatch.setattr("sam_age.config.build", build)
+    monkeypatch.setattr(pl, "Trainer", lambda **settings: trainer(**settings | {"accelerator": "cpu", "max_steps": 1}))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 1)
+    cfg = OmegaConf.create({"trainer": {"precision": "32-true"}, "module": None})
+    data = FacesDataModule(Colours(4), num_workers=0)
+    assert [_trial(cfg, data, batch) for batch in (1, 2)] == [1, 1]
+    gc.collect()
+    assert [module() for module in built] == [None, None]
 
 
 def test_stages_with_one_kind_of_step_are_left_alone() -> None:

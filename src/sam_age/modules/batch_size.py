@@ -118,7 +118,7 @@ def _trial(cfg: Any, data: Any, batch: int) -> int | None:
         if not ran_out(error):
             raise
         taken = None
-    module = trainer = None  # what they hold on the device is not the next trial's
+    module = trainer = data.trainer = None  # what they hold on the device is not the next trial's
     log.info("  batch %d: %s", batch, "too much" if taken is None else f"{taken / 2**30:.1f} GiB")
     return taken
 
