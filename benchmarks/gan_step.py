@@ -7,20 +7,25 @@
 
 The parts are `GANModule`'s own, of conf/model/stylegan2_256_small.yaml with made-up weights and faces, in bfloat16 but
 for the regularisations; a step has R1 in every 16th and path lengths in every 8th, as lifespan_gan does. Optimizers are
-not counted. JSON goes to stdout, a table to stderr.
+not counted. Arithmetic is what the parts ask for, gradients of gradients included, held against what matrix products in
+bfloat16 reach in the same run. JSON goes to stdout, a table to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.flops import counted
 from benchmarks.measure import machine, report, spread, times
 from benchmarks.networks import arguments, config
+from benchmarks.peaks import measured
 from benchmarks.training_step import pick_device
 from sam_age.models.stylegan2 import Discriminator, Generator
 from sam_age.modules.gan import GANModule
@@ -36,7 +41,7 @@ WARMUP = 3
 def main() -> None:
     given = _parser().parse_args()
     result = measure(given)
-    report(result, [row(found) for found in result["sizes"]])
+    report(result, [row(found, result) for found in result["sizes"]])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +69,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "channels_last": not given.channels_first,
         "tuned": given.tuned,
         "recorded": device == "cuda",
+        "precision": "bfloat16, regularisations float32",
         "sizes": [of_size(pixels, given, device) for pixels in given.pixels],
+        "peaks": measured(device),
     }
 
 
@@ -82,12 +89,15 @@ def of_size(pixels: int, given: argparse.Namespace, device: str) -> dict[str, An
         if given.profile is not None:
             profile(work, name, given.profile, device)
     step = sum(found["median"] / PARTS[name] for name, found in parts.items())
+    flops = sum(flops_of(name, pixels, given.batch) / often for name, often in PARTS.items())
     memory = torch.cuda.max_memory_reserved() if device == "cuda" else None
     return {
         "pixels": pixels,
         "parts_seconds": parts,
         "step_seconds": step,
         "faces_per_second": given.batch / step,
+        "flops_a_step": flops,
+        "flops_per_second": flops / step,
         "memory_reserved_bytes": memory,
     }
 
@@ -99,6 +109,13 @@ def made_up(pixels: int) -> GANModule:
     return GANModule(
         generator, Discriminator(pixels, **widths), torch.optim.Adam, r1_gamma=0.5, path_every=8, path_share=4
     )
+
+
+def flops_of(name: str, pixels: int, batch: int) -> float:
+    """Operations of a part, products and sums."""
+    with FakeTensorMode(), warnings.catch_warnings():  # shapes alone
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # copying a module asks for it
+        return counted(part(made_up(pixels), torch.empty(batch, 3, pixels, pixels), name))
 
 
 def part(module: GANModule, faces: Tensor, name: str) -> Callable[[], Any]:
@@ -148,13 +165,15 @@ def profile(work: Callable[[], Any], name: str, rows: int, device: str) -> None:
     print(f"{name}:\n{found.key_averages().table(sort_by=order, row_limit=rows)}", file=sys.stderr)
 
 
-def row(found: dict[str, Any]) -> dict[str, Any]:
-    cells = {"pixels": found["pixels"]}
+def row(found: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    cells = {"pixels": found["pixels"], "batch": result["batch"]}
     cells |= {f"{name} ms": 1000 * part["median"] for name, part in found["parts_seconds"].items()}
     reserved = found["memory_reserved_bytes"]
     return cells | {
         "step ms": 1000 * found["step_seconds"],
         "faces/s": found["faces_per_second"],
+        "TFLOP/s": found["flops_per_second"] / 1e12,
+        "of peak": f"{found['flops_per_second'] / result['peaks']['bfloat16_flops']:.0%}",
         "reserved GB": "" if reserved is None else reserved / 1e9,
     }
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flops import counted
 from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, random_sam
 from benchmarks.peaks import measured
@@ -138,14 +138,11 @@ def reference(faces: int, ages: int, given: argparse.Namespace) -> dict[str, Any
     return reference.timed(given.reference, "inference", *flat, threads=os.cpu_count() or 1)
 
 
-def flop(sam: SAM, work: Callable[[SAM], Any]) -> int:
+def flop(sam: SAM, work: Callable[[SAM], Any]) -> float:
     """Floating-point operations of convolutions and matrix products; a multiplication and an addition are two."""
-    counter = FlopCounterMode(display=False)
     with FakeTensorMode(), torch.no_grad():  # shapes alone
         shapes = SAM.from_config(sam.config).eval()
-        with counter:
-            work(shapes)
-    return counter.get_total_flops()
+        return counted(lambda: work(shapes))
 
 
 def _one_output(sam: SAM) -> None:

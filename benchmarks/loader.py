@@ -3,9 +3,9 @@
     python -m benchmarks.loader                          every kind of file, all cores
     python -m benchmarks.loader png-1024 --workers 4
 
-The files are made first: faces drawn with ellipses under noise that falls off as photographs' does, of about the size
-that FFHQ's PNGs have (1.3 MB). They are read from the page cache, so the disk is not measured. A step that trains on N
-faces a second wants twice N here. JSON goes to stdout, a table to stderr.
+The files are made first: faces drawn with ellipses under noise that falls off as photographs' does, their PNGs
+of 1.8 MB, where FFHQ's have 1.3. They are read from the page cache, so the disk is not measured. A step that trains on
+N faces a second wants twice N here. JSON goes to stdout, a table to stderr.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flops import counted
 from benchmarks.host_waits import HostReads, no_host_waits
 from benchmarks.measure import machine, peak_memory, report, spread
 from benchmarks.networks import SIZES, arguments, config, fast_step, random_losses, random_sam
@@ -281,7 +281,7 @@ def flops_a_face(size: str, cached: bool = False) -> float:
 
     Forward passes are counted; the way back to the activations takes as much again, and to weights too.
     """
-    with FakeTensorMode():  # shapes alone
+    with FakeTensorMode(), torch.no_grad():  # shapes alone
         sam, losses = random_sam(size), random_losses(size)
         sam.decoder.fused = False
         face, net = torch.empty(1, 3, 256, 256), losses.perceptual_net
@@ -293,13 +293,6 @@ def flops_a_face(size: str, cached: bool = False) -> float:
         judged = named + counted(lambda: (net.features(face), net.features(face_crop(face))))
     spared = inverted + named if cached else 0
     return 2 * one_way + 5 * judged - spared  # both ways; the judges see the source once, each result forward and back
-
-
-@torch.no_grad()
-def counted(work: Callable[[], Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
 
 
 def generator_path(module: AgingModule) -> str:

@@ -429,6 +429,21 @@ def test_a_gans_step_is_made_of_its_parts():
     whole = parts["tell_apart"] + parts["deceive"] + parts["regularise_scores"] / 16 + parts["regularise_paths"] / 8
     assert found["step_seconds"] == pytest.approx(whole)
     assert found["faces_per_second"] == pytest.approx(4 / whole)
+    assert found["flops_per_second"] == pytest.approx(found["flops_a_step"] / whole)
+
+
+def test_arithmetic_is_counted_the_same_whether_it_is_done_or_not():
+    """The way back of a convolution is two more of its size, and a gradient of a gradient is done by as many again."""
+    from benchmarks import gan_step
+    from benchmarks.flops import counted
+
+    layer, x = torch.nn.Conv2d(3, 5, 3, padding=1), torch.rand(2, 3, 8, 8, requires_grad=True)
+    once = 2 * 2 * 5 * 3 * 9 * 64
+    assert counted(lambda: layer(x)) == once
+    assert counted(lambda: layer(x).square().sum().backward()) == 3 * once
+    module, faces = gan_step.made_up(16), torch.rand(4, 3, 16, 16)
+    for name in gan_step.PARTS:
+        assert gan_step.flops_of(name, 16, 4) == counted(gan_step.part(module, faces, name)) > 0
 
 
 def test_a_gans_parts_come_as_often_as_in_the_experiment():
@@ -449,7 +464,8 @@ def test_scaling_compares_several_devices_with_the_first_of_them_alone(monkeypat
 
     def step(count, options):
         asked.append((count, options))
-        timed = {"batch": 16, "step_seconds": {"median": 0.2}}
+        timed = {"batch": 16, "step_seconds": {"median": 0.2}, "precision": "bf16-mixed", "flops_an_image": 2e12}
+        timed |= {"peaks": {"bfloat16_flops": 8e14}, "memory_reserved_bytes": 20e9}
         return timed | {"images_per_second": speeds[count], "alone": timed | {"images_per_second": 80.0 / (count / 2)}}
 
     monkeypatch.setattr(scaling, "step", step)
@@ -457,6 +473,8 @@ def test_scaling_compares_several_devices_with_the_first_of_them_alone(monkeypat
     assert asked == [(2, ["--fast"]), (4, ["--fast"])]
     assert [row["devices"] for row in rows] == [1, 2, 4]
     assert [row["times one"] for row in rows] == pytest.approx([1.0, 1.9, 7.0])  # each beside the same run's
+    assert [row["TFLOP/s of each"] for row in rows] == pytest.approx([160, 152, 140])
+    assert [row["of peak"] for row in rows] == ["20%", "19%", "18%"]  # 17.5 %
 
 
 def test_scaling_ends_when_a_process_fails_that_the_others_wait_for(monkeypatch, tmp_path):

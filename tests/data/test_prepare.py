@@ -267,7 +267,7 @@ def test_a_killed_run_is_completed_by_the_next(tmp_path, astronaut, workers):
         astronaut.save(root / f"{number:03d}.png", compress_level=0)
     arguments = command(f"input={root}", f"output={out}", f"workers={workers}")
     process = subprocess.Popen(arguments, env=ONE_THREAD, stderr=subprocess.DEVNULL)
-    manifest, patience = out / "manifest.jsonl", time.monotonic() + 60
+    manifest, patience = out / "manifest.jsonl", time.monotonic() + 240
     while not (manifest.exists() and manifest.read_bytes().count(b"\n") >= 3):
         assert process.poll() is None
         assert time.monotonic() < patience

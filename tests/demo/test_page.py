@@ -61,7 +61,7 @@ def browser() -> Iterator:
 def page(browser, address: str) -> Iterator:
     """A visitor's page, for whom nothing may come from elsewhere."""
     page, elsewhere = browser.new_page(viewport={"width": 1280, "height": 1000}), []
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     page.on("request", lambda r: r.url.startswith((address, "data:", "blob:")) or elsewhere.append(r.url))
     page.goto(address)
     page.wait_for_selector("#sa-age input[type=range]")

@@ -246,9 +246,9 @@ def test_a_killed_run_is_completed_by_the_next_to_the_same_bytes(tmp_path, worke
     out, listing = tmp_path / "killed", tmp_path / "killed/train/portraits.jsonl"
     command = [sys.executable, tmp_path / "program.py", out, str(workers), kind]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "FAKE_SECONDS": "0.05", "PYTHONPATH": path}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "FAKE_SECONDS": "0.2", "PYTHONPATH": path}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + 240
     while not (listing.exists() and listing.read_bytes().count(b"\n") >= 5):
         assert process.poll() is None
         assert time.monotonic() < patience

@@ -34,7 +34,7 @@ def reason_against(generator: Generator, w_plus: Tensor, maps: list[Tensor]) -> 
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "a compiler or an exporter takes the plain operations"
     if w_plus.device.type != "cuda" and not interpreted():
-        return f"it is for CUDA, not {w_plus.device.type}"
+        return _no_cuda(w_plus.device.type)
     dtype = compute_dtype(generator, w_plus.device)
     if dtype not in DTYPES:
         return f"it computes in bfloat16 and float32, not {dtype}"
@@ -62,6 +62,13 @@ def reason_against(generator: Generator, w_plus: Tensor, maps: list[Tensor]) -> 
     return trouble(w_plus.device)
 
 
+@lru_cache
+def _no_cuda(kind: str) -> str:
+    """Told once, and not as a warning: a machine without a GPU has nothing to mend."""
+    log.info("The generator takes its plain path here: the fused one is for CUDA, not %s.", kind)
+    return f"it is for CUDA, not {kind}"
+
+
 def _sides_fit(maps: list[Tensor]) -> bool:
     return all(tuple(noise.shape[2:]) == (2 ** ((i + 5) // 2),) * 2 for i, noise in enumerate(maps))
 
@@ -85,7 +92,7 @@ def trouble(device: torch.device) -> str | None:
             help_ = "It needs a C compiler (gcc) and a GPU from Volta on."
         else:
             return None
-    log.warning("%s: the generator's slower plain path is taken. %s", reason, help_)
+    log.warning("%s: slower plain paths are taken. %s", reason, help_)
     return reason
 
 
