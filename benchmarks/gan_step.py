@@ -89,7 +89,7 @@ def of_size(pixels: int, given: argparse.Namespace, device: str) -> dict[str, An
         if given.profile is not None:
             profile(work, name, given.profile, device)
     step = sum(found["median"] / PARTS[name] for name, found in parts.items())
-    flops = sum(flops_of(name, pixels, given.batch) / often for name, often in PARTS.items())
+    flops = sum(found / PARTS[name] for name, found in flops_of(pixels, given.batch).items())
     memory = torch.cuda.max_memory_reserved() if device == "cuda" else None
     return {
         "pixels": pixels,
@@ -111,11 +111,12 @@ def made_up(pixels: int) -> GANModule:
     )
 
 
-def flops_of(name: str, pixels: int, batch: int) -> float:
-    """Operations of a part, products and sums."""
+def flops_of(pixels: int, batch: int) -> dict[str, float]:
+    """Operations of each part, products and sums."""
     with FakeTensorMode(), warnings.catch_warnings():  # shapes alone
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # copying a module asks for it
-        return counted(part(made_up(pixels), torch.empty(batch, 3, pixels, pixels), name))
+        module, faces = made_up(pixels), torch.empty(batch, 3, pixels, pixels)
+        return {name: counted(part(module, faces, name)) for name in PARTS}
 
 
 def part(module: GANModule, faces: Tensor, name: str) -> Callable[[], Any]:

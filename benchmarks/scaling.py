@@ -60,17 +60,15 @@ def measure(devices: Sequence[int], options: Sequence[str]) -> dict[str, Any]:
 
 
 def _row(count: int, result: dict[str, Any], timed: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
-    flops = timed["images_per_second"] * result["flops_an_image"] / count
-    reserved, peaks = result["memory_reserved_bytes"], result["peaks"]
-    unit = "bfloat16_flops" if "bf16" in str(result["precision"]) else "float32_flops"
+    reserved, share = result["memory_reserved_bytes"], timed["share_of_peak"]
     return {
         "devices": count,
         "batch of each": result["batch"],
         "ms a step": 1000 * timed["step_seconds"]["median"],
         "images/s": timed["images_per_second"],
         "times one": timed["images_per_second"] / alone["images_per_second"],
-        "TFLOP/s of each": flops / 1e12,
-        "of peak": "" if peaks is None else f"{flops / peaks[unit]:.0%}",
+        "TFLOP/s of each": timed["flops_per_second"] / count / 1e12,
+        "of peak": "" if share is None else f"{share:.0%}",
         "reserved GB of the first": "" if reserved is None else reserved / 1e9,
     }
 

@@ -162,15 +162,18 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     ends = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
     if not math.isfinite(ends["train/total"]):
         raise RuntimeError(f"The loss is {ends['train/total']}: what was timed is not training.")
-    seconds = module.clock.seconds()
-    rate = given.devices * module.clock.rate(given.batch)
-    alone = None
-    if module.alone.steps:
-        found = module.alone
-        alone = {"step_seconds": spread(found.seconds()), "images_per_second": found.rate(given.batch)}
     flops = flops_a_face(given.size, given.cached)
     peaks = None if given.no_peaks else measured(device)
     unit = "bfloat16" if "bf16" in str(trainer.precision) else "float32"
+
+    def timed(seconds: list[float], rate: float, devices: int) -> dict[str, Any]:
+        return {
+            "step_seconds": spread(seconds),
+            "images_per_second": rate,
+            "flops_per_second": rate * flops,
+            "share_of_peak": None if peaks is None else rate * flops / devices / peaks[f"{unit}_flops"],
+        }
+
     if module.profile is not None:
         order = "self_device_time_total" if cuda else "self_cpu_time_total"
         print(module.profile.key_averages().table(sort_by=order, row_limit=given.profile), file=sys.stderr)
@@ -190,19 +193,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "generator_path": module.generator_path,
         "tuned": given.tuned,
         "tf32": cuda and not given.no_tf32,
-        "step_seconds": spread(seconds),
-        "images_per_second": rate,
+        **timed(module.clock.seconds(), given.devices * module.clock.rate(given.batch), given.devices),
         "flops_an_image": flops,
-        "flops_per_second": rate * flops,
         "peaks": peaks,
-        "share_of_peak": None if peaks is None else rate * flops / given.devices / peaks[f"{unit}_flops"],
         "memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_memory(),
         "memory_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
         "memory_bytes_before": module.memory_before,
         "host_waits_in_step": 0 if check and cuda else "not checked",  # one would have raised
         "host_reads": None if module.host_reads is None else sorted(module.host_reads),
         "losses": ends,
-        "alone": alone,
+        "alone": timed(module.alone.seconds(), module.alone.rate(given.batch), 1) if module.alone.steps else None,
         "reference": theirs,
     }
 

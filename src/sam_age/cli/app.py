@@ -43,26 +43,17 @@ def hydra_app(config_name: str, task: Callable[[DictConfig], None]) -> Callable[
     def main() -> None:
         # Hydra would report config mistakes in its own words and leave with code 1; let them through to us.
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[AboveBars()])
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         with _plain_errors(name, config_name):
             if {"--help", "-h"} & set(sys.argv[1:]):
                 show_help(run, config_name)
             else:
-                run()
+                from tqdm.contrib.logging import logging_redirect_tqdm
+
+                with logging_redirect_tqdm():  # above the bars that are drawn just then, ours and Lightning's
+                    run()
 
     return main
-
-
-class AboveBars(logging.Handler):
-    """Lines on stderr that go above the progress bars that are drawn just then, ours and Lightning's."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        try:
-            tqdm.write(self.format(record), file=sys.stderr)
-        except Exception:
-            self.handleError(record)
 
 
 @contextlib.contextmanager
